@@ -1,0 +1,205 @@
+"""Records to bytes and back: Avro in a frame that says which schema wrote it. fastavro does the Avro."""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import fields
+from functools import cache
+from importlib.resources import files
+from typing import Any, Final, TypeVar, cast
+
+import fastavro
+from fastavro.schema import fingerprint, to_parsing_canonical_form
+
+from schemas.codes import Code
+from schemas.framing import Framing, SchemaId, SingleObjectFraming, UnknownSchemaError
+from schemas.records import RECORDS, Column, Record, RowError, StringColumn, Tensor
+
+R = TypeVar("R", bound=Record)
+Schema = dict[str, Any]
+NAMESPACE: Final = "penstock.v1."
+
+
+class DecodeError(ValueError):
+    """Bytes that are not the record they should be. `reason` is a DeadLetter reason, the message one line."""
+
+    def __init__(self, reason: str, detail: str) -> None:
+        super().__init__(detail)
+        self.reason = reason
+
+
+class EncodeError(ValueError):
+    """A record whose fields do not fit its schema."""
+
+
+def schema_fingerprint(schema: Schema | str) -> bytes:
+    """CRC-64-AVRO of the Parsing Canonical Form, little-endian (Avro specification, "Schema Fingerprints")."""
+    return bytes.fromhex(fingerprint(to_parsing_canonical_form(schema), "CRC-64-AVRO"))
+
+
+@cache
+def schema_json(name: str) -> str:
+    """The text of `avro/<name>.avsc`."""
+    return files("schemas").joinpath(f"avro/{name}.avsc").read_text("utf-8")
+
+
+@cache
+def schema_history(name: str) -> tuple[str, ...]:
+    """Texts of the schema's earlier versions, oldest first; empty where it never changed."""
+    folder = files("schemas").joinpath(f"avro/history/{name}")
+    if not folder.is_dir():
+        return ()
+    return tuple(one.read_text("utf-8") for one in sorted(folder.iterdir(), key=lambda one: one.name))
+
+
+def parse(text: str) -> Schema:
+    """A schema ready for fastavro, without logical types: on our side of the wire a time is an int of microseconds."""
+    return cast(Schema, fastavro.parse_schema(_plain(json.loads(text))))
+
+
+class Codec:
+    """Encodes and decodes every record type in one framing.
+
+    Without arguments: Avro single-object encoding, with every schema of this release known. `learn` adds schemas of
+    other releases (the control topic carries them), so that an old process reads new records.
+    """
+
+    def __init__(self, framing: Framing | None = None) -> None:
+        texts = {record.__name__: (*schema_history(record.__name__), schema_json(record.__name__)) for record in RECORDS}
+        self._readers = {name: parse(own[-1]) for name, own in texts.items()}
+        self.framing = framing or SingleObjectFraming()
+        self._ids = {name: self.framing.register(NAMESPACE + name, own[-1]) for name, own in texts.items()}
+        self._writers: dict[SchemaId, Schema] = {}
+        for own in texts.values():
+            for text in own:
+                self.learn(text)
+
+    def learn(self, text: str) -> None:
+        """Make a writer's schema known, from its JSON."""
+        self._writers[schema_fingerprint(_plain(json.loads(text)))] = parse(text)
+
+    def header(self, record: type[Record]) -> bytes:
+        """The frame's bytes in front of a record of this type."""
+        return self.framing.header(self._ids[record.__name__])
+
+    def encode(self, record: Record) -> bytes:
+        """One record as framed bytes. Raises `EncodeError` naming the record that does not fit."""
+        name = type(record).__name__
+        out = io.BytesIO()
+        out.write(self.framing.header(self._ids[name]))
+        try:
+            fastavro.schemaless_writer(out, self._readers[name], _to_dict(record))
+        except (ValueError, TypeError, AttributeError, OverflowError, LookupError) as error:
+            raise EncodeError(f"{name} cannot be encoded: {error}") from error
+        return out.getvalue()
+
+    def decode(self, record: type[R], data: bytes | None) -> R:
+        """Framed bytes as a record of this type. Raises `DecodeError`; never anything else, whatever the bytes."""
+        name = record.__name__
+        if not data:
+            raise DecodeError("NOT_AVRO", f"empty value where a {name} should be")
+        try:
+            schema_id, at = self.framing.read(data)
+        except ValueError as error:
+            raise DecodeError("NOT_AVRO", f"no {name}: {error}") from None
+        writer = self._writer(schema_id)
+        if writer["name"] != NAMESPACE + name:
+            raise DecodeError("WRONG_TYPE", f"a {writer['name']} where a {NAMESPACE}{name} should be")
+        stream = io.BytesIO(data)
+        stream.seek(at)
+        try:
+            fields_ = fastavro.schemaless_reader(stream, writer, self._readers[name])
+            result = _BUILDERS[name](cast("dict[str, Any]", fields_))
+        except EOFError:
+            raise DecodeError("TRUNCATED", f"{name} ends before its last field, after {len(data)} bytes") from None
+        except Exception as error:  # noqa: BLE001 - corrupt bytes make fastavro raise anything
+            raise DecodeError("NOT_AVRO", f"no {name}: {type(error).__name__}: {error}") from None
+        if stream.tell() != len(data):
+            raise DecodeError("NOT_AVRO", f"{len(data) - stream.tell()} bytes left over after a {name}")
+        return cast(R, result)
+
+    def _writer(self, schema_id: SchemaId) -> Schema:
+        known = self._writers.get(schema_id)
+        if known is None:
+            try:
+                known = self._writers[schema_id] = parse(self.framing.lookup(schema_id))
+            except UnknownSchemaError as error:
+                raise DecodeError("UNKNOWN_FINGERPRINT", str(error)) from None
+        return known
+
+
+def _plain(schema: Any) -> Any:
+    """The schema without logicalType, which would make fastavro build datetimes."""
+    if isinstance(schema, dict):
+        return {key: _plain(value) for key, value in schema.items() if key != "logicalType"}
+    if isinstance(schema, list):
+        return [_plain(one) for one in schema]
+    return schema
+
+
+def _to_dict(record: Any) -> dict[str, Any]:
+    out: dict[str, Any] = {}
+    for one in fields(record):
+        value = getattr(record, one.name)
+        if isinstance(value, tuple) and value and isinstance(value[0], Tensor | Column | RowError):
+            value = [_to_dict(item) for item in value]
+        elif isinstance(value, StringColumn):
+            value = {"offsets": value.offsets, "data": value.data}
+        out[one.name] = value
+    return out
+
+
+def _tensors(items: list[dict[str, Any]]) -> tuple[Tensor, ...]:
+    return tuple(Tensor(one["name"], one["datatype"], tuple(one["shape"]), one["data"]) for one in items)
+
+
+def _columns(items: list[dict[str, Any]]) -> tuple[Column, ...]:
+    return tuple(
+        Column(
+            one["name"],
+            one["datatype"],
+            tuple(one["shape"]),
+            one["data"],
+            StringColumn(**one["strings"]) if one["strings"] is not None else None,
+        )
+        for one in items
+    )
+
+
+def _row_errors(items: list[dict[str, Any]]) -> tuple[RowError, ...]:
+    return tuple(RowError(one["row"], Code(one["code"]), one["message"]) for one in items)
+
+
+def _strings(item: dict[str, Any]) -> StringColumn:
+    return StringColumn(**item)
+
+
+_CONVERT: Final[Mapping[str, Mapping[str, Callable[[Any], Any]]]] = {
+    "ScoreRequest": {"inputs": _tensors},
+    "ScoreBatch": {"inputs": _tensors, "columns": _tensors},
+    "ScoreReply": {"code": Code, "outputs": _tensors, "row_errors": _row_errors},
+    "PredictionBatch": {
+        "request_ids": _strings,
+        "user_ids": _strings,
+        "messages": _strings,
+        "features": _columns,
+        "outputs": _columns,
+    },
+    "BatchSummary": {"latency_histogram": tuple, "score_histogram": tuple},
+}
+
+
+def _builder(record: type[Record]) -> Callable[[dict[str, Any]], Record]:
+    convert = _CONVERT.get(record.__name__, {})
+
+    def build(values: dict[str, Any]) -> Record:
+        for key, function in convert.items():
+            values[key] = function(values[key])
+        return record(**values)
+
+    return build
+
+
+_BUILDERS: Final = {record.__name__: _builder(record) for record in RECORDS}

@@ -1,0 +1,73 @@
+"""The topics, and how each is to be created."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from typing import Final
+
+DAY_MS: Final = 24 * 3600 * 1000
+MAX_MESSAGE_BYTES: Final = 8 * 1024 * 1024
+
+
+@dataclass(frozen=True, slots=True)
+class Topics:
+    """Names of the topics. `prefix` lets several deployments share a cluster."""
+
+    prefix: str = ""
+    requests: str = field(init=False)
+    bulk: str = field(init=False)
+    bulk_results: str = field(init=False)
+    replies: str = field(init=False)
+    predictions: str = field(init=False)
+    summaries: str = field(init=False)
+    outcomes: str = field(init=False)
+    dead_letters: str = field(init=False)
+    control: str = field(init=False)
+
+    def __post_init__(self) -> None:
+        for one in fields(self):
+            if not one.init:
+                object.__setattr__(self, one.name, self.prefix + _NAMES[one.name])
+
+
+_NAMES: Final = {
+    "requests": "scoring.requests",
+    "bulk": "scoring.bulk",
+    "bulk_results": "scoring.bulk.results",
+    "replies": "scoring.replies",
+    "predictions": "predictions",
+    "summaries": "batch.summaries",
+    "outcomes": "outcomes",
+    "dead_letters": "dead.letters",
+    "control": "control",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class TopicSpec:
+    """How to create a topic: its partitions and Kafka topic configuration."""
+
+    name: str
+    partitions: int
+    config: Mapping[str, str]
+
+
+def topic_specs(topics: Topics, partitions: int = 8) -> tuple[TopicSpec, ...]:
+    """Every topic Penstock needs. Control is compacted and has one partition, so that its order is total."""
+    size = {"max.message.bytes": str(MAX_MESSAGE_BYTES)}
+
+    def kept(days: float) -> dict[str, str]:
+        return {**size, "retention.ms": str(int(days * DAY_MS))}
+
+    return (
+        TopicSpec(topics.requests, partitions, kept(1)),
+        TopicSpec(topics.bulk, partitions, kept(1)),
+        TopicSpec(topics.bulk_results, partitions, kept(1)),
+        TopicSpec(topics.replies, partitions, kept(1 / 24)),
+        TopicSpec(topics.predictions, partitions, kept(7)),
+        TopicSpec(topics.summaries, partitions, kept(2)),
+        TopicSpec(topics.outcomes, partitions, kept(7)),
+        TopicSpec(topics.dead_letters, 1, kept(14)),
+        TopicSpec(topics.control, 1, {**size, "cleanup.policy": "compact"}),
+    )
