@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import fields
 from functools import cache
 from importlib.resources import files
@@ -34,6 +34,10 @@ class EncodeError(ValueError):
     """A record whose fields do not fit its schema."""
 
 
+class SchemaError(ValueError):
+    """A schema that cannot be used to read or write records: one line that says why."""
+
+
 def schema_fingerprint(schema: Schema | str) -> bytes:
     """CRC-64-AVRO of the Parsing Canonical Form, little-endian (Avro specification, "Schema Fingerprints")."""
     return bytes.fromhex(fingerprint(to_parsing_canonical_form(schema), "CRC-64-AVRO"))
@@ -55,8 +59,20 @@ def schema_history(name: str) -> tuple[str, ...]:
 
 
 def parse(text: str) -> Schema:
-    """A schema ready for fastavro, without logical types: on our side of the wire a time is an int of microseconds."""
-    return cast(Schema, fastavro.parse_schema(_plain(json.loads(text))))
+    """A record's schema ready for fastavro, without logical types: to us a time is an int of microseconds.
+
+    Raises `SchemaError`.
+    """
+    try:
+        schema = fastavro.parse_schema(_plain(json.loads(text)))
+    except Exception as error:  # noqa: BLE001 - whatever a foreign schema makes json and fastavro raise
+        raise SchemaError(f"no Avro schema: {type(error).__name__}: {error}") from None
+    if not isinstance(schema, dict) or schema.get("type") != "record":
+        raise SchemaError("an Avro schema, but not of a record")
+    # A few corrupt bytes can announce 2^62 items that take no bytes each: reading them would never end.
+    if _has_weightless_items(schema):
+        raise SchemaError("an array's items take no bytes, so that no size limits their count")
+    return cast(Schema, schema)
 
 
 class Codec:
@@ -67,7 +83,9 @@ class Codec:
     """
 
     def __init__(self, framing: Framing | None = None) -> None:
-        texts = {record.__name__: (*schema_history(record.__name__), schema_json(record.__name__)) for record in RECORDS}
+        texts = {
+            record.__name__: (*schema_history(record.__name__), schema_json(record.__name__)) for record in RECORDS
+        }
         self._readers = {name: parse(own[-1]) for name, own in texts.items()}
         self.framing = framing or SingleObjectFraming()
         self._ids = {name: self.framing.register(NAMESPACE + name, own[-1]) for name, own in texts.items()}
@@ -77,8 +95,9 @@ class Codec:
                 self.learn(text)
 
     def learn(self, text: str) -> None:
-        """Make a writer's schema known, from its JSON."""
-        self._writers[schema_fingerprint(_plain(json.loads(text)))] = parse(text)
+        """Make a writer's schema known, from its JSON. Raises `SchemaError`."""
+        schema = parse(text)
+        self._writers[schema_fingerprint(_plain(json.loads(text)))] = schema
 
     def header(self, record: type[Record]) -> bytes:
         """The frame's bytes in front of a record of this type."""
@@ -87,6 +106,10 @@ class Codec:
     def encode(self, record: Record) -> bytes:
         """One record as framed bytes. Raises `EncodeError` naming the record that does not fit."""
         name = type(record).__name__
+        for field in _INT32[name]:
+            # fastavro would write it, and a reader that keeps to the specification stumble.
+            if not -(2**31) <= getattr(record, field) < 2**31:
+                raise EncodeError(f"{name} cannot be encoded: {field} does not fit 32 bits: {getattr(record, field)}")
         out = io.BytesIO()
         out.write(self.framing.header(self._ids[name]))
         try:
@@ -96,7 +119,11 @@ class Codec:
         return out.getvalue()
 
     def decode(self, record: type[R], data: bytes | None) -> R:
-        """Framed bytes as a record of this type. Raises `DecodeError`; never anything else, whatever the bytes."""
+        """Framed bytes as a record of this type.
+
+        Raises `DecodeError`, and nothing else, whatever the bytes; with a schema registry also
+        `RegistryUnavailableError`, which says nothing about the bytes: ask again later.
+        """
         name = record.__name__
         if not data:
             raise DecodeError("NOT_AVRO", f"empty value where a {name} should be")
@@ -127,6 +154,8 @@ class Codec:
                 known = self._writers[schema_id] = parse(self.framing.lookup(schema_id))
             except UnknownSchemaError as error:
                 raise DecodeError("UNKNOWN_FINGERPRINT", str(error)) from None
+            except SchemaError as error:
+                raise DecodeError("WRONG_TYPE", f"schema {schema_id!r} is {error}") from None
         return known
 
 
@@ -139,6 +168,42 @@ def _plain(schema: Any) -> Any:
     return schema
 
 
+def _has_weightless_items(schema: Any) -> bool:
+    named: dict[str, Any] = {}
+
+    def weightless(one: Any, inside: frozenset[str] = frozenset()) -> bool:
+        if isinstance(one, str):
+            if one in inside:
+                return False
+            return one == "null" or (one in named and weightless(named[one], inside | {one}))
+        if isinstance(one, list):
+            return False  # the branch takes a byte
+        kind = one["type"]
+        if kind in ("record", "error"):
+            return all(weightless(field["type"], inside | {one["name"]}) for field in one["fields"])
+        if kind == "fixed":
+            return bool(one["size"] == 0)
+        return kind not in ("array", "map", "enum") and weightless(kind, inside)
+
+    def parts(one: Any) -> Iterator[Any]:
+        yield one
+        if isinstance(one, list):
+            for branch in one:
+                yield from parts(branch)
+        elif isinstance(one, dict):
+            if "name" in one:
+                named[one["name"]] = one
+            for key in ("type", "items", "values"):
+                if isinstance(one.get(key), dict | list):
+                    yield from parts(one[key])
+            for field in one.get("fields", ()):
+                yield from parts(field["type"])
+
+    return any(
+        isinstance(one, dict) and one.get("type") == "array" and weightless(one["items"]) for one in list(parts(schema))
+    )
+
+
 def _to_dict(record: Any) -> dict[str, Any]:
     out: dict[str, Any] = {}
     for one in fields(record):
@@ -147,6 +212,9 @@ def _to_dict(record: Any) -> dict[str, Any]:
             value = [_to_dict(item) for item in value]
         elif isinstance(value, StringColumn):
             value = {"offsets": value.offsets, "data": value.data}
+        elif isinstance(value, Mapping):
+            # The schemas' unions of numbers have no boolean branch; a yes or no is 1 or 0.
+            value = {key: float(item) if isinstance(item, bool) else item for key, item in value.items()}
         out[one.name] = value
     return out
 
@@ -202,4 +270,9 @@ def _builder(record: type[Record]) -> Callable[[dict[str, Any]], Record]:
     return build
 
 
+def _int32(name: str) -> tuple[str, ...]:
+    return tuple(one["name"] for one in json.loads(schema_json(name))["fields"] if one["type"] == "int")
+
+
+_INT32: Final = {record.__name__: _int32(record.__name__) for record in RECORDS}
 _BUILDERS: Final = {record.__name__: _builder(record) for record in RECORDS}

@@ -19,6 +19,10 @@ class UnknownSchemaError(LookupError):
     """A frame names a schema that nobody here knows."""
 
 
+class RegistryUnavailableError(ConnectionError):
+    """The schema registry gave no answer, or not the one it should: about the registry, not about a record's bytes."""
+
+
 class Framing(Protocol):
     """The bytes in front of an Avro body, and the store of schemas behind them."""
 
@@ -32,7 +36,7 @@ class Framing(Protocol):
         """The schema's id and where the body starts. Raises ValueError on bytes without this frame."""
 
     def lookup(self, schema_id: SchemaId) -> str:
-        """The schema's JSON. Raises `UnknownSchemaError`."""
+        """The schema's JSON. Raises `UnknownSchemaError`; with a registry also `RegistryUnavailableError`."""
 
 
 class SingleObjectFraming:
@@ -68,10 +72,16 @@ class ConfluentFraming:
         self._registry = registry
 
     def register(self, name: str, schema: str) -> int:
-        """Register under the subject `name` (RecordNameStrategy); the registry answers the id."""
+        """Register under the subject `name` (RecordNameStrategy); the registry answers the id.
+
+        Raises `RegistryUnavailableError`, also where the registry refuses the schema as incompatible.
+        """
         from confluent_kafka.schema_registry import Schema
 
-        return int(self._registry.register_schema(name, Schema(schema, "AVRO")))
+        try:
+            return int(self._registry.register_schema(name, Schema(schema, "AVRO")))
+        except Exception as error:  # besides its own, it lets its HTTP library's errors through
+            raise RegistryUnavailableError(f"the schema registry did not register {name}: {error}") from error
 
     def header(self, schema_id: SchemaId) -> bytes:
         """Magic byte and id, 5 bytes."""
@@ -85,10 +95,15 @@ class ConfluentFraming:
         return int.from_bytes(data[1:5], "big"), 5
 
     def lookup(self, schema_id: SchemaId) -> str:
-        """The registry's schema of that id."""
+        """The registry's schema of that id. Raises `UnknownSchemaError` and `RegistryUnavailableError`."""
         from confluent_kafka.schema_registry.error import SchemaRegistryError
 
         try:
             return str(self._registry.get_schema(schema_id).schema_str)
         except SchemaRegistryError as error:
-            raise UnknownSchemaError(f"the schema registry has no schema {schema_id}: {error}") from None
+            # Any other status is an outage: to call the schema unknown would throw good records away.
+            if error.http_status_code == 404:
+                raise UnknownSchemaError(f"the schema registry has no schema {schema_id!r}: {error}") from None
+            raise RegistryUnavailableError(f"the schema registry did not give schema {schema_id!r}: {error}") from error
+        except Exception as error:  # besides its own, it lets its HTTP library's errors through
+            raise RegistryUnavailableError(f"the schema registry did not give schema {schema_id!r}: {error}") from error

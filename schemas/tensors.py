@@ -45,7 +45,9 @@ def datatype_of(array: Array) -> str:
     try:
         return _NAMES[array.dtype.newbyteorder("<") if array.dtype.itemsize > 1 else array.dtype]
     except KeyError:
-        raise TensorError(f"numpy dtype {array.dtype} has no wire datatype; use one of {', '.join(DATATYPES)}") from None
+        raise TensorError(
+            f"numpy dtype {array.dtype} has no wire datatype; use one of {', '.join(DATATYPES)}"
+        ) from None
 
 
 def to_tensor(name: str, array: Array) -> Tensor:

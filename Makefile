@@ -1,0 +1,70 @@
+# Everything a newcomer or a machine runs. `make` alone says what there is.
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+.PHONY: help install demo test check format bench constraints clean distclean
+
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
+VENV := .venv
+BIN := $(VENV)/bin
+UV := $(BIN)/python -m uv
+INSTALL := $(UV) pip install --quiet --python $(BIN)/python --constraints constraints.txt
+# What runs Penstock on this machine, without torch; and what builds and tests it.
+RUN_EXTRAS := cpu,embedded,demo
+ALL_EXTRAS := $(RUN_EXTRAS),train,dev
+comma := ,
+
+DEMO_ARGS ?=
+TEST_ARGS ?=
+BENCH ?= stream bulk reply
+BENCH_ARGS ?= --json
+
+help: ## Say what there is
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/make \1\t\2/' | expand -t 20
+
+$(BIN)/python:
+	@"$(PYTHON)" -c 'import sys; sys.exit(None if sys.version_info >= (3, 11) else "make: Penstock needs Python 3.11 or newer, $(PYTHON) is %d.%d: set PYTHON" % sys.version_info[:2])'
+	"$(PYTHON)" -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check uv
+
+# A stamp for each set of extras, so that a second make has nothing to do.
+$(VENV)/.for-running: pyproject.toml constraints.txt | $(BIN)/python
+	$(INSTALL) --editable '.[$(RUN_EXTRAS)]'
+	@touch $@
+
+$(VENV)/.for-testing: pyproject.toml constraints.txt | $(BIN)/python
+	$(INSTALL) --editable '.[$(ALL_EXTRAS)]'
+	@touch $@ $(VENV)/.for-running
+
+install: $(VENV)/.for-running ## Install what runs Penstock into .venv
+
+demo: install ## Score real flights end to end (DEMO_ARGS="--days 275" for more of them)
+	@$(BIN)/penstock demo $(DEMO_ARGS)
+
+test: $(VENV)/.for-testing ## Run every test (TEST_ARGS="-k name" for some of them)
+	@$(BIN)/python -m pytest $(TEST_ARGS)
+
+check: $(VENV)/.for-testing ## Lint, formatting, types, import layers
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+format: $(VENV)/.for-testing ## Put the sources into shape
+	$(BIN)/ruff check --fix
+	$(BIN)/ruff format
+
+bench: install ## Measure (BENCH="stream bulk reply", BENCH_ARGS)
+	@for one in $(BENCH); do $(BIN)/penstock bench $$one $(BENCH_ARGS); done
+
+# onnxruntime and onnxruntime-gpu exclude each other, so the extra `gpu` has no place in one set of pins.
+constraints: | $(BIN)/python ## Write constraints.txt: the versions that are tested
+	$(UV) pip compile --quiet --upgrade --universal --python-version 3.11 --no-header --no-annotate --no-emit-index-url \
+		$(foreach extra,$(subst $(comma), ,$(ALL_EXTRAS)),--extra $(extra)) --output-file constraints.txt pyproject.toml
+
+clean: ## Remove caches and the local stack's state
+	rm -rf .penstock .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache build *.egg-info
+	find . -name __pycache__ -not -path './$(VENV)/*' -prune -exec rm -rf {} +
+
+distclean: clean ## Remove .venv as well
+	rm -rf $(VENV)

@@ -1,0 +1,1 @@
+"""ClickHouse tables and queries, and the mathematics on them. Imports `schemas` only."""

@@ -1,0 +1,1 @@
+"""A model from artifact to batch answer: store, signature, session, batching, routing. No Kafka, no database."""

@@ -1,0 +1,247 @@
+"""When a batch leaves and how many rows it takes: the micro-batch policy, pure, with the clock passed in.
+
+One device runs batches one after another, so a batch that leaves while another runs only queues behind it. Leaving
+early then has one use, to hide the hand-over, and one cost: rows that come later cannot join. So the laws are:
+
+1. A free device takes what there is at once; waiting would leave it idle.
+2. With a full batch queued and a slot open, it leaves at once: it could not grow, so waiting gains nothing.
+3. A batch that is not full leaves, once a slot is open, when its oldest record has waited `max_wait` at the latest.
+4. Batches that take longer than `max_wait` are not queued behind one another half empty: they would stop growing a
+   whole run too early. A lane of such batches has one slot for a batch that is not full; `slots` says so.
+
+The fit of the duration, `a * rows + b`, follows the adaptive batching of Clipper (Crankshaw et al., NSDI 2017).
+"""
+
+from __future__ import annotations
+
+import math
+from bisect import bisect_right
+from dataclasses import dataclass
+from typing import Final
+
+_FORGET: Final = 0.98  # weight of a batch falls to a half after 34 more
+_RATE_SECONDS: Final = 1.0  # time constant of the arrival rate
+_RATE_SAMPLES: Final = 8
+_SPREAD: Final = 0.05  # batch sizes that differ by less than this share say little about the slope
+# A cap whose throughput is below the arrival rate times this lets the queue grow without bound.
+_HEADROOM: Final = 1.2
+
+
+@dataclass(frozen=True, slots=True)
+class BatchLimits:
+    """The limits of one lane's batches. Seconds and rows. Raises ValueError naming the limit that makes no sense."""
+
+    max_rows: int = 1024
+    max_wait: float = 0.005
+    p99_target: float | None = None
+    buckets: tuple[int, ...] = ()
+    max_in_flight: int = 2
+
+    def __post_init__(self) -> None:
+        if self.max_rows < 1:
+            raise ValueError(f"max_rows must be at least 1, got {self.max_rows}")
+        if not (0 <= self.max_wait < math.inf):
+            raise ValueError(f"max_wait must be 0 seconds or more, got {self.max_wait}")
+        if self.p99_target is not None and not (0 < self.p99_target < math.inf):
+            raise ValueError(f"p99_target must be more than 0 seconds, got {self.p99_target}")
+        if self.max_in_flight < 1:
+            raise ValueError(f"max_in_flight must be at least 1, got {self.max_in_flight}")
+        if any(low >= high for low, high in zip((0, *self.buckets), self.buckets, strict=False)):
+            raise ValueError(f"buckets must be positive and ascending, got {list(self.buckets)}")
+
+
+class ServiceTime:
+    """Seconds a batch takes as `slope * rows + intercept`, both at least 0, by exponentially weighted least squares."""
+
+    def __init__(self) -> None:
+        self._weight = 0.0
+        self._rows = 0.0
+        self._seconds = 0.0
+        self._var = 0.0
+        self._cov = 0.0
+        self._slope = 0.0
+
+    @property
+    def known(self) -> bool:
+        """Whether any batch was seen."""
+        return self._weight > 0
+
+    def observe(self, rows: int, seconds: float) -> None:
+        """Learn from a batch of `rows` rows that took `seconds`."""
+        # Weighted means, variance and covariance, updated in place (West, 1979): sums of squares would cancel.
+        weight = self._weight * _FORGET + 1.0
+        share = 1.0 / weight
+        off_rows, off_seconds = rows - self._rows, seconds - self._seconds
+        self._rows += share * off_rows
+        self._seconds += share * off_seconds
+        self._var = (1 - share) * (self._var + share * off_rows * off_rows)
+        self._cov = (1 - share) * (self._cov + share * off_rows * off_seconds)
+        self._weight = weight
+        # Equal batch sizes carry no slope. The pull towards the last slope keeps it through a spell of them, and
+        # fades where sizes differ. It starts at 0: an optimist tries larger batches and so learns the truth.
+        pull = (_SPREAD * max(self._rows, 1.0)) ** 2
+        self._slope = (self._cov + pull * self._slope) / (self._var + pull)
+
+    def _line(self) -> tuple[float, float]:
+        slope = max(self._slope, 0.0)
+        intercept = self._seconds - slope * self._rows
+        if intercept < 0:
+            return self._seconds / self._rows if self._rows > 0 else 0.0, 0.0
+        return slope, intercept
+
+    @property
+    def slope(self) -> float:
+        """Seconds a row adds."""
+        return self._line()[0]
+
+    @property
+    def intercept(self) -> float:
+        """Seconds a batch costs before its first row."""
+        return self._line()[1]
+
+    def estimate(self, rows: float) -> float:
+        """Expected seconds of a batch; 0 while nothing is known."""
+        slope, intercept = self._line()
+        return slope * rows + intercept
+
+
+class ArrivalRate:
+    """Rows a second, averaged over about the last second."""
+
+    def __init__(self) -> None:
+        self._rows = 0.0
+        self._first = math.nan
+        self._last = math.nan
+        self._samples = 0
+
+    @property
+    def known(self) -> bool:
+        """Whether enough was seen to believe the rate."""
+        return self._samples >= _RATE_SAMPLES and self._last > self._first
+
+    def observe(self, now: float, rows: int) -> None:
+        """`rows` rows arrived at `now`."""
+        self._samples += 1
+        if self._samples == 1:
+            # The first arrival starts the clock; its rows came in a time nobody measured.
+            self._first = self._last = now
+            return
+        self._rows = self._rows * math.exp(-max(now - self._last, 0.0) / _RATE_SECONDS) + rows
+        self._last = max(now, self._last)
+
+    def per_second(self, now: float) -> float:
+        """Rows a second at `now`; 0 while nothing is known. Falls while nothing arrives."""
+        now = max(now, self._last)
+        if self._samples < 2 or now <= self._first:
+            return 0.0
+        rows = self._rows * math.exp(-(now - self._last) / _RATE_SECONDS)
+        # A window that is not yet full would report too little.
+        return rows / (_RATE_SECONDS * -math.expm1(-(now - self._first) / _RATE_SECONDS))
+
+    def latest(self) -> float:
+        """The rate as of the last arrival."""
+        return self.per_second(self._last)
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """Take `rows` rows now, or, with 0, ask again at `wake_at` (None: at the next arrival or completion).
+
+    `rows` counts rows: the caller takes whole records, oldest first, while they fit, and at least one, so that only a
+    single record larger than the cap exceeds it.
+    """
+
+    rows: int
+    wake_at: float | None = None
+
+
+_WAIT: Final = Decision(0)
+
+
+class BatchPolicy:
+    """Decides for one lane (model and version) when a batch leaves. Learns service time and arrival rate as it goes."""
+
+    def __init__(self, limits: BatchLimits) -> None:
+        self.limits = limits
+        self.service = ServiceTime()
+        self.arrivals = ArrivalRate()
+
+    def observe_arrival(self, now: float, rows: int) -> None:
+        """`rows` rows were queued at `now`."""
+        self.arrivals.observe(now, rows)
+
+    def observe_batch(self, rows: int, seconds: float) -> None:
+        """A batch of `rows` rows occupied the device for `seconds`."""
+        self.service.observe(rows, seconds)
+
+    def max_rows(self) -> int:
+        """The cap on a batch's rows now.
+
+        With a `p99_target`: a request waits for at most one running batch and then for its own, so both must fit into
+        it. Where a cap that small could not keep up with the arrivals, the queue would grow and the target be missed
+        by far, so the smallest cap that keeps up is used instead.
+        """
+        rows = self.limits.max_rows
+        target = self.limits.p99_target
+        if target is not None and self.service.known:
+            rows = min(rows, max(self._rows_within(target / 2), self._rows_that_keep_up(), 1))
+        buckets = self.limits.buckets
+        return buckets[max(bisect_right(buckets, rows) - 1, 0)] if buckets else rows
+
+    def slots(self) -> int:
+        """Batches of this lane that may be in flight once one that is not full has left too.
+
+        With a `p99_target`, one more than these must fit into it: a request can meet them all, and then its own.
+        """
+        limits = self.limits
+        if self.service.estimate(1) > limits.max_wait:
+            return 1
+        if limits.p99_target is not None:
+            one = self.service.estimate(self.max_rows())
+            return limits.max_in_flight if (limits.max_in_flight + 1) * one <= limits.p99_target else 1
+        return limits.max_in_flight
+
+    def decide(self, now: float, *, queued_rows: int, oldest: float, in_flight: int, device_free: bool) -> Decision:
+        """What this lane does at `now` (seconds, any steady clock).
+
+        `queued_rows`: rows of this lane that wait; `oldest`: when the oldest of them was received; `in_flight`: batches
+        of this lane handed to the device and not yet back; `device_free`: nothing of any lane runs there.
+        """
+        if queued_rows <= 0:
+            return _WAIT
+        cap = self.max_rows()
+        if device_free:
+            return Decision(min(queued_rows, cap))
+        if in_flight >= self.limits.max_in_flight:
+            return _WAIT
+        if queued_rows >= cap:
+            return Decision(cap)
+        if in_flight >= self.slots():
+            return _WAIT
+        until = oldest + self._wait(queued_rows, cap, now)
+        if now >= until or (self.arrivals.known and self.arrivals.per_second(now) * (until - now) < 1):
+            return Decision(queued_rows)
+        return Decision(0, until)
+
+    def _wait(self, queued: int, cap: int, now: float) -> float:
+        wait, target = self.limits.max_wait, self.limits.p99_target
+        if target is None or not self.service.known:
+            return wait
+        expected = min(cap, queued + self.arrivals.per_second(now) * wait)
+        return min(wait, max(target - 2 * self.service.estimate(expected), 0.0))
+
+    def _rows_within(self, seconds: float) -> int:
+        slope, intercept = self.service.slope, self.service.intercept
+        if intercept > seconds:
+            return 0
+        limit = self.limits.max_rows
+        # Compared before divided: a slope near 0 would overflow.
+        return limit if slope * limit <= seconds - intercept else int((seconds - intercept) / slope)
+
+    def _rows_that_keep_up(self) -> int:
+        rate = self.arrivals.latest() * _HEADROOM if self.arrivals.known else 0.0
+        left = 1 - rate * self.service.slope
+        # Solves n / (slope * n + intercept) = rate; no n does once each row alone takes longer than it has.
+        if left <= 0:
+            return self.limits.max_rows
+        return math.ceil(min(rate * self.service.intercept / left, self.limits.max_rows))

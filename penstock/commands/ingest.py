@@ -1,0 +1,81 @@
+"""`penstock ingest`: the process that holds the warehouse, fills it from Kafka and answers SQL over HTTP."""
+
+from __future__ import annotations
+
+import typer
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command."""
+    app.command("ingest")(ingest)
+
+
+def ingest() -> None:
+    """Write predictions, summaries and outcomes from Kafka into ClickHouse, and answer read-only SQL over HTTP."""
+    import logging
+    import os
+    import signal
+    import socket
+    import threading
+
+    from confluent_kafka import KafkaException
+
+    from analytics.migrate import migrate
+    from analytics.readonly import ReadOnlySql
+    from analytics.warehouse import Warehouse, WarehouseError, WarehouseUnavailableError
+    from penstock.console import fail, settings
+    from penstock.warehouse_app import AppServer, create_app
+    from penstock.warehouse_config import warehouse_config
+    from stream_workers.ingest import Ingest, KafkaConfigs
+    from stream_workers.ingest_blocks import BlockLimits
+    from stream_workers.ingest_sink import WarehouseSink
+    from stream_workers.ops import Health, IngestMetrics, OpsServerError, configure_logging, new_registry
+
+    chosen = settings()
+    configure_logging(chosen.log.format == "json", chosen.log.level, "ingest")
+    log = logging.getLogger(__name__)
+    stop = threading.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: stop.set())
+
+    config = warehouse_config(chosen)
+    warehouse: Warehouse | None = None
+    while warehouse is None and not stop.is_set():
+        try:
+            warehouse = Warehouse.open(config)
+            done = migrate(warehouse)
+            readonly = ReadOnlySql(warehouse.another())
+        except WarehouseUnavailableError as error:
+            warehouse = None
+            log.warning("waiting for the warehouse: %s", error)
+            stop.wait(2.0)
+        except WarehouseError as error:
+            fail(str(error))
+    if warehouse is None:
+        return
+    log.info("%s, database %s, %d migrations applied", config.place, config.database, len(done))
+
+    registry, health = new_registry(), Health(expected=("kafka", "warehouse"))
+    name = f"ingest-{socket.gethostname()}-{os.getpid()}"
+    kafka = chosen.kafka
+    try:
+        with AppServer(create_app(readonly, health, registry), chosen.http.host, chosen.http.warehouse_port) as server:
+            log.info("SQL, metrics and health at %s", server.url)
+            worker = Ingest(
+                KafkaConfigs(kafka.client(), kafka.consumer(chosen.ingest.group), kafka.producer()),
+                chosen.codec(),
+                kafka.topics,
+                WarehouseSink(warehouse),
+                limits=BlockLimits(rows=chosen.ingest.block_rows, seconds=chosen.ingest.block_seconds),
+                name=name,
+                metrics=IngestMetrics(registry),
+                health=health,
+            )
+            worker.run(stop)
+    except OpsServerError as error:
+        fail(str(error))
+    except KafkaException as error:
+        fail(f"Kafka: {error.args[0].str()}", code=1)
+    finally:
+        warehouse.close()
+    log.info("stopped")

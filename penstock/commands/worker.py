@@ -1,0 +1,77 @@
+"""`penstock worker`: one scoring worker."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import threading
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from penstock import console
+from penstock.settings import Settings
+
+if TYPE_CHECKING:
+    from stream_workers.scoring import ScoringConfig
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command."""
+    app.command()(worker)
+
+
+def worker(
+    name: Annotated[str | None, typer.Option(help="Name in logs, metrics and the log of predictions.")] = None,
+    delivery: Annotated[str, typer.Option(help="exactly-once or at-least-once.")] = "exactly-once",
+    port: Annotated[int | None, typer.Option(help="Port of /metrics, /healthz and /readyz; 0: any free one.")] = None,
+) -> None:
+    """Score requests and bulk batches until stopped."""
+    from models.errors import DeviceError
+    from models.registry import ModelStore
+    from stream_workers.control import ControlError
+    from stream_workers.ops import Health, OpsServer, OpsServerError, WorkerMetrics, configure_logging, new_registry
+    from stream_workers.pipeline import PipelineError
+    from stream_workers.scoring import ScoringWorker
+
+    settings = console.settings()
+    if delivery not in ("exactly-once", "at-least-once"):
+        console.fail(f"--delivery: expected exactly-once or at-least-once, got {delivery!r}")
+    own_name = name or settings.worker.name or f"{socket.gethostname()}-{os.getpid()}"
+    configure_logging(settings.log.format == "json", settings.log.level, own_name)
+    registry, health, stop = new_registry(), Health(expected=("control", "models")), threading.Event()
+    for one in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(one, lambda *_: stop.set())
+    try:
+        with OpsServer(settings.http.host, settings.http.worker_port if port is None else port, registry, health):
+            metrics = WorkerMetrics(registry, own_name)
+            config = scoring_config(settings, own_name, delivery)
+            store = ModelStore(settings.models.store)
+            ScoringWorker(config, settings.codec(), store, metrics, health).run(stop)
+    except (ControlError, DeviceError, OpsServerError, PipelineError) as error:
+        console.fail(str(error), code=1)
+
+
+def scoring_config(settings: Settings, name: str, delivery: str = "exactly-once") -> ScoringConfig:
+    """The settings as a worker takes them."""
+    from stream_workers.scoring import ScoringConfig
+
+    own = settings.worker
+    return ScoringConfig(
+        name=name,
+        consumer=settings.kafka.consumer,
+        producer=settings.kafka.producer,
+        topics=settings.kafka.topics,
+        group=own.group,
+        device=settings.models.device,
+        threads=settings.models.threads,
+        delivery=delivery,
+        max_rows=own.max_rows,
+        max_wait=None if own.max_wait_ms is None else own.max_wait_ms / 1000,
+        p99_target=None if own.p99_target_ms is None else own.p99_target_ms / 1000,
+        commit_interval=own.commit_interval_ms / 1000,
+        bulk=own.bulk,
+        bulk_share=own.bulk_share,
+        max_request_bytes=own.max_request_bytes,
+    )

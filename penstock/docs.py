@@ -1,0 +1,211 @@
+"""Keeps the reference pages true: writes what schemas, topics and settings say into the Markdown under docs/.
+
+`python -m penstock.docs` rewrites the parts between `<!-- generated: NAME -->` and `<!-- end -->`; a test holds the
+committed pages to it.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import types
+import typing
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any, Final, NamedTuple
+
+from pydantic import BaseModel
+
+from penstock.settings import KafkaSettings, Settings
+from schemas.codec import Codec, schema_json
+from schemas.records import RECORDS
+from schemas.topics import DAY_MS, Topics, TopicSpec, topic_specs
+
+PAGES: Final = ("records-and-topics.md", "operations.md")
+Schema = dict[str, Any]
+
+
+class _Use(NamedTuple):
+    record: str
+    key: str
+    written_by: str
+    read_by: str
+
+
+_USER: Final = "`user_id\\|experiment`"
+USES: Final[Mapping[str, _Use]] = {
+    "requests": _Use("ScoreRequest", _USER, "clients", "scoring workers"),
+    "bulk": _Use("ScoreBatch", "job", "`penstock score`", "scoring workers"),
+    "bulk_results": _Use("ScoreReply", "`job/sequence`", "scoring workers, in transactions", "`penstock score`"),
+    "replies": _Use("ScoreReply", "the request's", "scoring workers", "clients"),
+    "predictions": _Use("PredictionBatch", "none", "scoring workers, in transactions", "ingest"),
+    "summaries": _Use("BatchSummary", "none", "scoring workers, in transactions", "ingest, monitor"),
+    "outcomes": _Use("Outcome", _USER, "applications", "ingest"),
+    "dead_letters": _Use("DeadLetter", "the record's", "scoring workers, ingest", "ingest, people"),
+    "control": _Use("Control", "`kind/name`", "`penstock models`, `penstock experiments`", "scoring workers, ingest"),
+}
+
+
+def topics_table(partitions: int) -> str:
+    """A Markdown table of every topic with the settings it is created with."""
+    topics = Topics()
+    specs = {spec.name: spec for spec in topic_specs(topics, partitions)}
+    rows = ["| topic | value | key | partitions | kept | written by | read by |", "|---|---|---|---|---|---|---|"]
+    for attribute, use in USES.items():
+        spec = specs[getattr(topics, attribute)]
+        rows.append(
+            f"| `{spec.name}` | [{use.record}](#{use.record.lower()}) | {use.key} | {spec.partitions} | {_kept(spec)} "
+            f"| {use.written_by} | {use.read_by} |"
+        )
+    return "\n".join(rows)
+
+
+def _kept(spec: TopicSpec) -> str:
+    if spec.config.get("cleanup.policy") == "compact":
+        return "compacted"
+    days = int(spec.config["retention.ms"]) / DAY_MS
+    return f"{days:g} d" if days >= 1 else f"{days * 24:g} h"
+
+
+def records() -> str:
+    """Markdown of every record, field by field, then of the types they share."""
+    codec = Codec()
+    shared: dict[str, Schema] = {}
+    parts: list[str] = []
+    for record in RECORDS:
+        schema: Schema = json.loads(schema_json(record.__name__))
+        _collect(schema, shared)
+        header = codec.header(record).hex(" ")
+        parts.append(f"### {schema['name']}\n\n{schema['doc']} Frame: `{header}`.\n\n{_fields(schema)}")
+    parts.append("### Shared types")
+    for name, schema in sorted(shared.items()):
+        body = _fields(schema) if schema["type"] == "record" else _symbols(schema)
+        parts.append(f"#### {name}\n\n{schema['doc']}\n\n{body}")
+    return "\n\n".join(parts)
+
+
+def _collect(schema: Schema, shared: dict[str, Schema]) -> None:
+    """Put the named types inside a record into `shared`, by name."""
+    for field in schema["fields"]:
+        for inner in _named(field["type"]):
+            shared.setdefault(inner["name"], inner)
+            if inner["type"] == "record":
+                _collect(inner, shared)
+
+
+def _named(kind: Any) -> Iterator[Schema]:
+    if isinstance(kind, list):
+        for one in kind:
+            yield from _named(one)
+    elif isinstance(kind, dict):
+        if kind["type"] in ("record", "enum"):
+            yield kind
+        else:
+            for key in ("items", "values"):
+                yield from _named(kind.get(key))
+
+
+def _fields(schema: Schema) -> str:
+    rows = ["| field | type | default | meaning |", "|---|---|---|---|"]
+    for field in schema["fields"]:
+        default = f"`{json.dumps(field['default'])}`" if "default" in field else ""
+        rows.append(f"| `{field['name']}` | {_type(field['type'])} | {default} | {_cell(field['doc'])} |")
+    return "\n".join(rows)
+
+
+def _symbols(schema: Schema) -> str:
+    return "In wire order: " + ", ".join(f"`{index}` {symbol}" for index, symbol in enumerate(schema["symbols"])) + "."
+
+
+def _type(kind: Any) -> str:
+    if isinstance(kind, list):
+        return " or ".join(_type(one) for one in kind)
+    if isinstance(kind, str):
+        return kind if kind.islower() else f"[{kind}](#{kind.lower()})"
+    if "logicalType" in kind:
+        return f"{kind['type']}, {kind['logicalType']}"
+    if kind["type"] == "array":
+        return f"array of {_type(kind['items'])}"
+    if kind["type"] == "map":
+        return f"map of {_type(kind['values'])}"
+    return f"[{kind['name']}](#{kind['name'].lower()})"
+
+
+def settings_table(model: type[BaseModel] = Settings, prefix: str = "") -> str:
+    """A Markdown table of every setting: key, type, default and meaning."""
+    return "\n".join(["| key | type | default | meaning |", "|---|---|---|---|", *_settings(model, prefix)])
+
+
+def _settings(model: type[BaseModel], prefix: str) -> Iterator[str]:
+    for name, field in model.model_fields.items():
+        kind = field.annotation
+        if isinstance(kind, type) and issubclass(kind, BaseModel):
+            yield from _settings(kind, f"{prefix}{name}.")
+            continue
+        default = field.get_default(call_default_factory=True)
+        yield f"| `{prefix}{name}` | {_cell(_python(kind))} | {_default(default)} | {_cell(field.description or '')} |"
+
+
+def _python(kind: Any) -> str:
+    """A type as a person would write it in a table; that a value may be missing shows in its default."""
+    origin = typing.get_origin(kind)
+    if origin is typing.Annotated:
+        return _python(typing.get_args(kind)[0])
+    if origin in (typing.Union, types.UnionType):
+        return " or ".join(_python(one) for one in typing.get_args(kind) if one is not type(None))
+    if origin is typing.Literal:
+        return " or ".join(json.dumps(one) for one in typing.get_args(kind))
+    name = (origin or kind).__name__
+    return {"str": "text", "int": "whole number", "float": "number", "bool": "true or false", "dict": "table"}[name]
+
+
+def _default(value: Any) -> str:
+    if value is None:
+        return "not set"
+    if isinstance(value, str):
+        # Where this checkout stands is nobody's default.
+        value = value.removeprefix(f"{folder().parent}/")
+    return f"`{json.dumps(value)}`"
+
+
+def _cell(text: str) -> str:
+    return text.replace("|", "\\|").replace("<", "&lt;").replace("\n", " ")
+
+
+PARTS: Final[Mapping[str, Callable[[], str]]] = {
+    "topics": lambda: topics_table(KafkaSettings().partitions),
+    "records": records,
+    "settings": settings_table,
+}
+_BLOCK: Final = re.compile(r"<!-- generated: (\S+) -->\n.*?<!-- end -->", re.DOTALL)
+
+
+def render(page: str) -> str:
+    """A page's text with every generated part made anew. Raises LookupError on a part that nobody generates."""
+
+    def part(match: re.Match[str]) -> str:
+        name = match[1]
+        if name not in PARTS:
+            raise LookupError(f"no part {name!r} is generated; there are {', '.join(PARTS)}")
+        return f"<!-- generated: {name} -->\n{PARTS[name]()}\n<!-- end -->"
+
+    return _BLOCK.sub(part, page)
+
+
+def folder() -> Path:
+    """The checkout's docs/."""
+    return Path(__file__).resolve().parent.parent / "docs"
+
+
+def main() -> None:
+    """Rewrite the pages that changed."""
+    for name in PAGES:
+        path = folder() / name
+        old = path.read_text("utf-8")
+        new = render(old)
+        if new != old:
+            path.write_text(new, "utf-8")
+
+
+if __name__ == "__main__":
+    main()

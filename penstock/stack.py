@@ -1,0 +1,251 @@
+"""The local stack: broker, topics, warehouse and scoring workers, and so how the parts of Penstock fit together.
+
+    broker ── topics ── ingest (writes the warehouse, answers /sql) ── workers (score what is asked)
+
+They start in this order, each waits until the one before is ready, and stop in the reverse order. Every process is
+supervised: what ends is started again with growing pauses. If this process dies, however it dies, all the others die
+with it. While it runs, `stack.json` in the state folder tells other commands where everything listens.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from types import TracebackType
+from typing import IO, Any, Final, Self
+
+from penstock.brokers import ApacheKafka, BrokerError, EmbeddedBroker, LocalBroker, free_port, port_is_free
+from penstock.running import RunningStack, read_stack, remove_stack, started_at, write_stack
+from penstock.settings import Settings
+from penstock.supervisor import Program, Service, ServiceError, Supervisor
+from producers.errors import BrokerUnavailableError
+from producers.publisher import create_topics
+
+EMBEDDED: Final = "embedded"
+KAFKA: Final = "kafka"
+
+
+class StackError(RuntimeError):
+    """A stack that cannot be started, in one line."""
+
+
+class LocalStack:
+    """Penstock on this machine; a context manager.
+
+        with LocalStack(settings, workers=2) as stack:
+            client = connect(stack.settings)
+
+    `settings`: what the operator set; `stack.settings` is the same with the addresses of what was started.
+    `broker`: "embedded", "kafka" or "host:port" (None: what the settings say); `workers` likewise; `ingest` False
+    leaves the warehouse out. `say` gets a line for people now and then, also from other threads.
+    `start` raises `StackError`.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        *,
+        broker: str | None = None,
+        workers: int | None = None,
+        ingest: bool = True,
+        say: Callable[[str], None] = lambda _line: None,
+    ) -> None:
+        self.settings = settings
+        self.broker = broker or settings.stack.broker
+        self.state = Path(settings.stack.state)
+        self.workers = settings.stack.workers if workers is None else workers
+        self.ingest = ingest
+        self.addresses: dict[str, str] = {}
+        self._say = say
+        self._supervisor = Supervisor(lambda ended: say(str(ended)), self._restarted)
+        self._lock: IO[str] | None = None
+
+    def start(self) -> Self:
+        """Start everything and return when all of it is ready; leaves nothing behind where that fails."""
+        self._take_state()
+        try:
+            self._start_broker()
+            self._create_topics()
+            if self.ingest:
+                self._start_ingest()
+            self._start_workers()
+            self._announce()
+        except (ServiceError, BrokerError, BrokerUnavailableError) as error:
+            self.stop()
+            raise StackError(str(error)) from None
+        except BaseException:
+            self.stop()
+            raise
+        return self
+
+    def stop(self) -> None:
+        """Stop everything, last started first. Safe to call twice."""
+        if self._lock is not None:
+            remove_stack(self.state)  # from now on nobody should be sent here
+        self._supervisor.stop()
+        if self._lock is not None:
+            remove_stack(self.state)  # a restart may just have written it again
+            self._lock.close()
+            self._lock = None
+
+    @property
+    def processes(self) -> dict[str, int]:
+        """The pids of what runs now, by name: "broker", "ingest", "worker-1" and so on."""
+        return {one.name: one.pid for one in self._supervisor.services if one.pid is not None}
+
+    def log(self, name: str) -> Path:
+        """The log file of a process."""
+        return next((one.log for one in self._supervisor.services if one.name == name), self._log(name))
+
+    # -- the parts, in the order of their start
+
+    def _start_broker(self) -> None:
+        if self.broker == EMBEDDED:
+            self._run_broker(EmbeddedBroker(log=self._log("broker")))
+        elif self.broker == KAFKA:
+            self._run_broker(ApacheKafka(self.state.absolute() / "kafka"))
+        else:
+            self._change("kafka", bootstrap_servers=self.broker)
+        self.addresses["broker"] = self.settings.kafka.bootstrap_servers
+
+    def _run_broker(self, broker: LocalBroker) -> None:
+        self._say(f"starting {broker.name}")
+        unset = {"group_protocol", "session_timeout_ms"} - self.settings.kafka.model_fields_set
+        chosen = {key: getattr(broker, key) for key in unset}
+        self._change("kafka", bootstrap_servers=broker.address, **chosen)
+        # A broker that forgets is given its topics again each time it starts.
+        self._supervisor.start(_BrokerService(broker, self._create_topics))
+
+    def _create_topics(self) -> None:
+        kafka = self.settings.kafka
+        create_topics(kafka.client(), kafka.topics, kafka.partitions)
+
+    def _start_ingest(self) -> None:
+        if "path" not in self.settings.clickhouse.model_fields_set:
+            self._change("clickhouse", path=str(self.state / "chdb"))
+        http = self.settings.http
+        if not http.warehouse_port or ("warehouse_port" not in http.model_fields_set and not self._free(http)):
+            self._change("http", warehouse_port=free_port())
+        self._say("starting ingest and the warehouse")
+        self._supervisor.start(self._command("ingest", self.settings.http.warehouse_port, "ingest"))
+
+    def _start_workers(self) -> None:
+        if not self.workers:
+            return
+        self._say(f"starting {self.workers} scoring worker{'s' if self.workers > 1 else ''}")
+        names = [f"worker-{number + 1}" for number in range(self.workers)]
+        self._supervisor.start(*(self._command(name, free_port(), "worker", "--name", name) for name in names))
+
+    # -- what they have in common
+
+    def _command(self, name: str, port: int, *arguments: str) -> Program:
+        """A Penstock command as a service that listens for its operators on `port`."""
+        http = self.settings.http.model_copy(update={"worker_port": port})
+        settings = self.settings.model_copy(update={"http": http})
+        # Settings travel in the environment alone: what this process was told is what its children are told.
+        inherited = {key: value for key, value in os.environ.items() if not key.startswith("PENSTOCK_")}
+        url = f"http://{http.host}:{port}"
+        self.addresses[name] = url
+        return Program(
+            name,
+            [sys.executable, "-m", "penstock", *arguments],
+            self._log(name),
+            env={**inherited, **settings.environment()},
+            ready_url=f"{url}/readyz",
+        )
+
+    def _change(self, section: str, **values: Any) -> None:
+        changed = getattr(self.settings, section).model_copy(update=values)
+        self.settings = self.settings.model_copy(update={section: changed})
+
+    def _log(self, name: str) -> Path:
+        return self.state / "logs" / f"{name}.log"
+
+    def _free(self, http: Any) -> bool:
+        return port_is_free(http.warehouse_port, http.host)
+
+    def _take_state(self) -> None:
+        """Hold the state folder's lock for as long as this process lives: a second stack would share its data."""
+        try:
+            self.state.mkdir(parents=True, exist_ok=True)
+            lock = (self.state / "lock").open("a")
+        except OSError as error:
+            raise StackError(f"the state folder {self.state} cannot be used: {error.strerror}") from None
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            lock.close()
+            other = read_stack(self.state)
+            who = f"by process {other.pid}" if other is not None else "by a process that is starting or stopping"
+            raise StackError(f"a stack already runs in {self.state}, {who}; stop it, or set stack.state") from None
+        self._lock = lock
+        remove_stack(self.state)
+
+    def _restarted(self, service: Service) -> None:
+        self._say(f"{service.name} runs again")
+        self._announce()
+
+    def _announce(self) -> None:
+        chosen = ("bootstrap_servers", "group_protocol", "session_timeout_ms", "topic_prefix", "partitions")
+        stack = RunningStack(
+            pid=os.getpid(),
+            started=started_at(os.getpid()) or 0,
+            broker=self.broker,
+            kafka={key: getattr(self.settings.kafka, key) for key in chosen},
+            warehouse_port=self.settings.http.warehouse_port if self.ingest else 0,
+            addresses=self.addresses,
+            processes=self.processes,
+        )
+        write_stack(self.state, stack)
+
+    def __enter__(self) -> Self:
+        return self.start()
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.stop()
+
+
+class _BrokerService:
+    """A local broker as a service: started when it answers and has its topics."""
+
+    name = "broker"
+
+    def __init__(self, broker: LocalBroker, prepare: Callable[[], None]) -> None:
+        self._broker = broker
+        self._prepare = prepare
+        self._started = False
+
+    @property
+    def log(self) -> Path:
+        return self._broker.log
+
+    @property
+    def pid(self) -> int | None:
+        return self._broker.pid
+
+    def start(self) -> None:
+        try:
+            self._broker.start()
+            if self._started:
+                self._prepare()
+        except (BrokerError, BrokerUnavailableError) as error:
+            raise ServiceError(str(error)) from None
+        self._started = True
+
+    def ready(self) -> bool:
+        return self.pid is not None
+
+    def wait(self) -> int:
+        process = self._broker.process
+        return process.wait() if process is not None else 0
+
+    def stop(self) -> None:
+        self._broker.stop()
+
+
+_: type[Service] = _BrokerService

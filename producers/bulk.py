@@ -1,0 +1,118 @@
+"""Scores a whole file over Kafka, in the file's order, and goes on where a killed run was: the job around `BulkRun`."""
+
+from __future__ import annotations
+
+import random
+import time
+import uuid
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from producers.bulk_run import BATCH_BYTES, BulkRun, Job, Limits, Progress
+from producers.checkpoint import Checkpoint, State
+from producers.columns import Plan, plan, to_wire
+from producers.errors import BulkInputError
+from producers.files import Source, open_source, rechunk
+from producers.kafka import Config
+from producers.results import output_schema
+from schemas.codec import Codec
+from schemas.topics import Topics
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """What a job did. `rows`, `errors`: of the whole file; `resumed`: rows that an earlier run had done."""
+
+    output: str
+    model: str
+    version: str
+    rows: int
+    errors: int
+    resumed: int
+    resent: int
+    duplicates: int
+    most_in_flight: int
+    seconds: float
+
+
+def score_file(
+    job: Job,
+    config: Config,
+    codec: Codec,
+    topics: Topics,
+    *,
+    limits: Limits | None = None,
+    on_progress: Callable[[Progress], None] | None = None,
+    clock: Callable[[], float] = time.monotonic,
+    rng: random.Random | None = None,
+) -> Result:
+    """Score `job.input` into `job.output`, or go on with it where a run was killed.
+
+    Raises `BulkInputError` with nothing written where the job cannot be done as asked, `BulkError` where it stopped and
+    may be started again, `BrokerUnavailableError`.
+    """
+    began = clock()
+    source, chosen, binding = _prepare(job)
+    checkpoint = Checkpoint(job.output)
+    try:
+        state = checkpoint.resume(binding, force=job.force)
+        if job.output.exists() and not job.force and not (state is not None and state.finished):
+            raise BulkInputError(f"{job.output} exists already; overwrite it with --force")
+        if state is None:
+            rows = _batch_rows(job, source, chosen)
+            state = State(binding, uuid.uuid4().hex, rows, job.version)
+        run = BulkRun(job, source, chosen, checkpoint, state, config, codec, topics, limits or Limits(), clock)
+        if not state.finished:
+            run.run(on_progress or (lambda _progress: None), rng or random.SystemRandom())
+        rows, errors = checkpoint.finish(run.schema())
+    finally:
+        checkpoint.close()
+    return Result(
+        output=str(job.output),
+        model=job.model,
+        version=run.version,
+        rows=rows,
+        errors=errors,
+        resumed=run.resumed,
+        resent=run.resent,
+        duplicates=run.duplicates,
+        most_in_flight=run.most_in_flight,
+        seconds=clock() - began,
+    )
+
+
+def _prepare(job: Job) -> tuple[Source, Plan, dict[str, Any]]:
+    """All that can be said of a job before anything is sent or written."""
+    if job.batch_rows < 1:
+        raise BulkInputError(f"batch rows: expected 1 or more, got {job.batch_rows}")
+    source = open_source(job.input)
+    if not job.output.parent.is_dir():
+        raise BulkInputError(f"{job.output}: there is no folder {job.output.parent}")
+    if job.output.is_dir() or (job.output.exists() and job.output.samefile(job.input)):
+        raise BulkInputError(f"{job.output}: is {'a folder' if job.output.is_dir() else 'the input itself'}")
+    chosen = plan(job.layout, source.schema, job.input)
+    types = source.types(chosen.wanted)
+    output_schema({name: types[name] for name in chosen.ids}, job.outputs)
+    binding = {
+        "input": str(job.input.resolve()),
+        "size": source.size,
+        "modified": source.modified_ns,
+        "model": job.model,
+        "version": job.version,
+        "layout": asdict(job.layout),
+        "ids": list(chosen.ids),
+        "outputs": [asdict(one) for one in job.outputs],
+        "batch_rows": job.batch_rows,
+    }
+    return source, chosen, binding
+
+
+def _batch_rows(job: Job, source: Source, chosen: Plan) -> int:
+    """Rows a batch, from the job's wish and from what the first rows weigh."""
+    for piece in rechunk(source.pieces(chosen.wanted), 256):
+        wire = to_wire(job.layout, piece.table)
+        size = sum(len(one.data) for one in (*wire.inputs, *wire.columns))
+        fitting: int = BATCH_BYTES * piece.table.num_rows // max(size, 1)
+        return max(1, min(job.batch_rows, fitting))
+    return job.batch_rows

@@ -1,0 +1,1 @@
+"""The long-running consumers: scoring, ingest into ClickHouse, control, live monitor, rollout."""

@@ -1,0 +1,290 @@
+"""Bulk batches: read, cut into parts that fit the device, put together again, answered in the epoch's transaction.
+
+A ScoreBatch has one answer, a ScoreReply with the outputs of all rows and an error for each that could not be scored.
+Bulk rows are summarised like any other; they are not in the prediction log, because the answer is the caller's file.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable, Sequence
+from itertools import count
+from time import monotonic
+
+import numpy as np
+from confluent_kafka import Message
+
+from models.catalog import Catalog, UnavailableModelError
+from models.errors import InvalidInputError, UnknownModelError
+from models.loading import LoadedModel
+from schemas.codec import Codec, DecodeError
+from schemas.codes import Code
+from schemas.records import BatchSummary, RowError, ScoreBatch, ScoreReply
+from schemas.tensors import Array, TensorError, from_tensor, to_tensor
+from schemas.topics import Topics
+from stream_workers.dead_letters import DeadLetters
+from stream_workers.device import Device, LaneKey, Run
+from stream_workers.intake import LimitsOf
+from stream_workers.ledger import Ledger, Output
+from stream_workers.messages import ends_of
+from stream_workers.ops import WorkerMetrics
+from stream_workers.publish import latency_histogram, score_histogram
+from stream_workers.replies import ReplyTopics
+from stream_workers.work import BulkBatch, BulkPart
+
+log = logging.getLogger(__name__)
+
+
+class BulkIntake:
+    """Takes polled ScoreBatch records; the `Sink` of bulk lanes."""
+
+    def __init__(
+        self,
+        codec: Codec,
+        topics: Topics,
+        ledger: Ledger,
+        dead_letters: DeadLetters,
+        catalog: Catalog,
+        device: Device,
+        reply_topics: ReplyTopics,
+        metrics: WorkerMetrics,
+        *,
+        worker: str,
+        run_id: str,
+        limits_of: LimitsOf,
+        now_us: Callable[[], int],
+    ) -> None:
+        """`run_id`: unique to this process."""
+        self._codec = codec
+        self._topics = topics
+        self._ledger = ledger
+        self._dead_letters = dead_letters
+        self._catalog = catalog
+        self._device = device
+        self._reply_topics = reply_topics
+        self._metrics = metrics
+        self._worker = worker
+        self._run_id = run_id
+        self._limits_of = limits_of
+        self._now_us = now_us
+        self._numbers = count()
+        self._parked: dict[tuple[str, str], list[BulkBatch]] = {}
+        self._lock = threading.Lock()
+
+    def take(self, messages: Sequence[Message]) -> None:
+        """All messages of a poll of the bulk topic."""
+        received_at = self._now_us()
+        epoch = self._ledger.admit(ends_of(messages), len(messages))
+        for message in messages:
+            try:
+                record = self._codec.decode(ScoreBatch, message.value())
+            except DecodeError as error:
+                self._dead_letters.put(epoch, message, error)
+                continue
+            self._route(BulkBatch(epoch, record, message.topic() or "", record.version, received_at))
+
+    def release(self, model: str, version: str) -> None:
+        """A version became ready or failed: what waited for it goes on."""
+        with self._lock:
+            waiting = self._parked.pop((model, version), [])
+        for batch in waiting:
+            self._place(batch)
+
+    def expired(self, piece: BulkPart) -> BulkPart | None:
+        """The part, unless the deadline of its batch has passed."""
+        deadline = piece.batch.record.deadline
+        now = self._now_us()
+        if not deadline or now <= deadline:
+            return piece
+        late = f"the deadline passed {(now - deadline) / 1000:.1f} ms before scoring began"
+        self.failed(piece, Code.DEADLINE_EXCEEDED, late)
+        return None
+
+    def failed(self, piece: BulkPart, code: Code, message: str) -> None:
+        """No row of the part can be scored."""
+        with self._lock:
+            piece.batch.errors.extend(RowError(row, code, message) for row in piece.where.tolist())
+        self._came_back(piece)
+
+    def scored(
+        self, model: LoadedModel, pieces: Sequence[BulkPart], outputs: Sequence[dict[str, Array]], run: Run
+    ) -> None:
+        """Outputs of each part."""
+        rows = sum(piece.rows for piece in pieces)
+        signature = model.signature
+        for piece, own in zip(pieces, outputs, strict=True):
+            batch = piece.batch
+            scores = signature.scores(own, piece.rows)
+            with self._lock:
+                for name, array in own.items():
+                    whole = batch.outputs.get(name)
+                    shape = (batch.record.rows, *array.shape[1:])
+                    if whole is None:
+                        whole = batch.outputs[name] = _blank(shape, array)
+                    elif whole.shape != shape:
+                        whole = batch.outputs[name] = _widened(whole, shape)
+                        array = _padded(array, whole.shape[1:])
+                    whole[piece.where] = array
+            share = run.seconds * piece.rows / rows
+            self._came_back(piece, self._summary(piece, scores, share, run, model.device))
+        key = pieces[0].batch
+        waits = np.array([run.dispatched - piece.received for piece in pieces])
+        self._metrics.batch(
+            key.record.model,
+            key.version,
+            "",
+            rows=rows,
+            inference_seconds=run.seconds,
+            queue_seconds=np.array([(piece.batch.received_at - piece.batch.record.sent_at) / 1e6 for piece in pieces]),
+            batch_seconds=waits,
+            codes={},
+        )
+
+    def _route(self, batch: BulkBatch) -> None:
+        record = batch.record
+        if record.deadline and record.deadline < self._now_us():
+            self._answer(batch, Code.DEADLINE_EXCEEDED, "the deadline passed before scoring began")
+            return
+        try:
+            batch.version = self._catalog.resolve(record.model, record.version)
+        except UnknownModelError as error:
+            self._answer(batch, Code.UNKNOWN_MODEL, str(error))
+            return
+        self._place(batch)
+
+    def _place(self, batch: BulkBatch) -> None:
+        key = (batch.record.model, batch.version)
+        try:
+            model = self._catalog.ready(*key)
+            if model is None:
+                with self._lock:
+                    self._parked.setdefault(key, []).append(batch)
+                # It may have become ready before this was parked, and then nobody else comes to look.
+                if self._catalog.ready(*key) is not None:
+                    self.release(*key)
+                return
+        except UnavailableModelError as error:
+            self._answer(batch, Code.UNAVAILABLE, str(error))
+            return
+        try:
+            part = self._checked(model, batch)
+        except (InvalidInputError, TensorError) as error:
+            self._answer(batch, Code.INVALID_ARGUMENT, str(error))
+            return
+        batch.left = part.rows
+        if not part.rows:
+            self._answer(batch, Code.OK, "")
+            return
+        lane = LaneKey(*key, bulk=True)
+        self._device.submit(lane, model, part, self, lambda: self._limits_of(model))
+
+    def _checked(self, model: LoadedModel, batch: BulkBatch) -> BulkPart:
+        """The rows that fit the signature; the others get their error at once."""
+        record, signature = batch.record, model.signature
+        if record.rows < 1:
+            raise TensorError(f"a batch has at least one row, got {record.rows}")
+        if record.columns and record.inputs:
+            raise TensorError("a batch gives inputs or columns, not both")
+        given = {tensor.name: from_tensor(tensor) for tensor in (record.columns or record.inputs)}
+        wrong = [f"{name} has {len(array)}" for name, array in given.items() if array.shape[:1] != (record.rows,)]
+        if wrong:
+            raise TensorError(f"every column has {record.rows} rows, but {', '.join(wrong)}")
+        if record.columns:
+            assembled = signature.assemble_columns(given, record.rows)
+            batch.errors += [
+                RowError(row, Code.INVALID_ARGUMENT, text) for row, text in sorted(assembled.errors.items())
+            ]  # fmt: skip
+            return BulkPart(batch, assembled.good, assembled.inputs, monotonic())
+        signature.check_arrays(given)
+        broken = signature.nan_rows(given)
+        where = np.arange(record.rows)
+        if broken.any():
+            batch.errors += [
+                RowError(row, Code.INVALID_ARGUMENT, "NaN or infinity where the signature forbids it")
+                for row in np.flatnonzero(broken).tolist()
+            ]
+            where = np.flatnonzero(~broken)
+            given = {name: array[where] for name, array in given.items()}
+        return BulkPart(batch, where, given, monotonic())
+
+    def _came_back(self, piece: BulkPart, summary: Output | None = None) -> None:
+        batch = piece.batch
+        with self._lock:
+            batch.left -= piece.rows
+            done = batch.left == 0
+        if summary is not None:
+            self._ledger.finish(batch.epoch, 0, [summary])
+        if done:
+            self._answer(batch, Code.OK, "")
+
+    def _answer(self, batch: BulkBatch, code: Code, message: str) -> None:
+        record = batch.record
+        reply = ScoreReply(
+            request_id=f"{record.job}/{record.sequence}",
+            code=code,
+            message=message,
+            model=record.model,
+            version=batch.version,
+            received_at=batch.received_at,
+            replied_at=self._now_us(),
+            outputs=tuple(to_tensor(name, array) for name, array in batch.outputs.items()),
+            row_errors=tuple(sorted(batch.errors, key=lambda error: error.row)),
+        )
+        self._metrics.requests(code, model=record.model, version=batch.version)
+        self._ledger.finish(batch.epoch, 1, self._addressed(reply, record))
+        batch.outputs = {}
+
+    def _addressed(self, reply: ScoreReply, record: ScoreBatch) -> list[Output]:
+        known = self._reply_topics.partitions(record.reply_topic) if record.reply_topic else 0
+        if record.reply_partition >= known:
+            reason = "UNKNOWN_PARTITION" if known else "UNKNOWN_TOPIC"
+            self._metrics.undeliverable(reason)
+            log.warning("bulk result %s cannot be delivered: %s %s", reply.request_id, reason, record.reply_topic)
+            return []
+        return [Output(record.reply_topic, self._codec.encode(reply), record.job.encode(), record.reply_partition)]
+
+    def _summary(self, piece: BulkPart, scores: Array, seconds: float, run: Run, device: str) -> Output:
+        batch, record = piece.batch, piece.batch.record
+        now = self._now_us()
+        known = scores[np.isfinite(scores)]
+        summary = BatchSummary(
+            batch_id=f"{self._run_id}-bulk-{next(self._numbers)}",
+            worker=self._worker,
+            device=device,
+            model=record.model,
+            version=batch.version,
+            experiment="",
+            variant="",
+            topic=batch.topic,
+            scored_at=now,
+            requests=1,
+            rows=piece.rows,
+            queue_us=max(0, batch.received_at - record.sent_at) * piece.rows,
+            batch_us=int((run.dispatched - piece.received) * 1e6) * piece.rows,
+            infer_us=int(seconds * 1e6),
+            latency_histogram=latency_histogram(np.array([(now - record.sent_at) / 1000]), np.array([piece.rows])),
+            score_count=len(known),
+            score_sum=float(known.sum()),
+            score_sum_squares=float((known * known).sum()),
+            score_histogram=score_histogram(known),
+        )
+        return Output(self._topics.summaries, self._codec.encode(summary), record.model.encode())
+
+
+def _blank(shape: tuple[int, ...], like: Array) -> Array:
+    """Outputs of no row yet: zeros, or empty strings."""
+    return np.full(shape, "", object) if like.dtype == object else np.zeros(shape, like.dtype)
+
+
+def _widened(whole: Array, shape: tuple[int, ...]) -> Array:
+    """The same values with inner axes long enough for both (parts may be padded to different lengths)."""
+    wide = _blank((shape[0], *(max(a, b) for a, b in zip(whole.shape[1:], shape[1:], strict=True))), whole)
+    wide[tuple(slice(0, extent) for extent in whole.shape)] = whole
+    return wide
+
+
+def _padded(array: Array, inner: tuple[int, ...]) -> Array:
+    wide = _blank((array.shape[0], *inner), array)
+    wide[tuple(slice(0, extent) for extent in array.shape)] = array
+    return wide

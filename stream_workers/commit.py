@@ -1,0 +1,229 @@
+"""Makes an epoch durable: replies delivered, then outputs and offsets committed, in that order.
+
+1. every record of the epoch has its fate;
+2. the epoch's replies are acknowledged by the broker;
+3. exactly once: one transaction holds the outputs and the consumed offsets (KIP-98, KIP-447);
+   at least once: the outputs are acknowledged, then the offsets are committed.
+A crash between any two steps repeats work and never loses it; with the transaction no output is seen twice.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable, Sequence
+from time import monotonic
+from typing import Any, Final, Protocol
+
+from confluent_kafka import Consumer, KafkaError, KafkaException, Producer, TopicPartition
+
+from stream_workers.errands import Errands
+from stream_workers.ledger import Epoch, Ledger, Output
+
+log = logging.getLogger(__name__)
+
+# How long one step of a commit may take before it counts as failed; a broker restart takes less.
+STEP_SECONDS: Final = 60.0
+ATTEMPTS: Final = 3
+
+
+class CommitFailedError(RuntimeError):
+    """The epoch was not committed and its transaction was aborted: the partitions must be read again."""
+
+
+class WorkerFencedError(RuntimeError):
+    """Another producer took this worker's transactional id: this process must end."""
+
+
+class Replies(Protocol):
+    """Where replies went."""
+
+    def flush(self, parity: int, timeout: float) -> int:
+        """Wait for the deliveries of one parity; returns how many are still under way."""
+
+
+class Delivery(Protocol):
+    """How outputs and offsets become durable."""
+
+    def commit(self, outputs: Sequence[Output], offsets: list[TopicPartition]) -> None:
+        """Publish and commit. Raises `CommitFailedError` where nothing was committed."""
+
+
+class ExactlyOnce:
+    """Outputs and offsets in one transaction."""
+
+    def __init__(
+        self, producer: Producer, consumer: Consumer, errands: Errands, *, timeout: float = STEP_SECONDS
+    ) -> None:
+        self._producer = producer
+        self._consumer = consumer
+        self._errands = errands
+        self._timeout = timeout
+        retrying(producer.init_transactions, timeout)
+
+    def commit(self, outputs: Sequence[Output], offsets: list[TopicPartition]) -> None:
+        """One transaction, tried again within the time-out where Kafka says it may be."""
+        producer = self._producer
+        try:
+            retrying(producer.begin_transaction, self._timeout)
+            produce_all(producer, outputs)
+            group = self._errands.ask(self._consumer.consumer_group_metadata, self._timeout)
+            retrying(lambda: producer.send_offsets_to_transaction(offsets, group, self._timeout), self._timeout)
+            retrying(lambda: producer.commit_transaction(self._timeout), self._timeout)
+        except KafkaException as error:
+            cause: KafkaError = error.args[0]
+            if cause.fatal():
+                raise WorkerFencedError(f"the transactional producer cannot go on: {cause.str()}") from error
+            self._abort(cause.str())
+        except TimeoutError:
+            self._abort("the poll loop did not answer")
+
+    def _abort(self, why: str) -> None:
+        try:
+            retrying(lambda: self._producer.abort_transaction(self._timeout), self._timeout)
+        except KafkaException as second:
+            raise WorkerFencedError(f"a transaction could not be aborted: {second.args[0].str()}") from second
+        raise CommitFailedError(f"transaction aborted: {why}")
+
+
+class AtLeastOnce:
+    """Outputs acknowledged first, offsets committed second."""
+
+    def __init__(
+        self, producer: Producer, consumer: Consumer, errands: Errands, *, timeout: float = STEP_SECONDS
+    ) -> None:
+        self._producer = producer
+        self._consumer = consumer
+        self._errands = errands
+        self._timeout = timeout
+
+    def commit(self, outputs: Sequence[Output], offsets: list[TopicPartition]) -> None:
+        """Flush, then commit synchronously."""
+        produce_all(self._producer, outputs)
+        if self._producer.flush(self._timeout) > 0:
+            raise CommitFailedError(f"outputs were not acknowledged within {self._timeout:.0f} s")
+        try:
+            self._errands.ask(lambda: self._consumer.commit(offsets=offsets, asynchronous=False), self._timeout)
+        except KafkaException as error:
+            raise CommitFailedError(f"offsets were not committed: {error.args[0].str()}") from error
+        except TimeoutError:
+            raise CommitFailedError("offsets were not committed: the poll loop did not answer") from None
+
+
+def retrying(call: Callable[[], Any], timeout: float) -> None:
+    """Call until it works, fails for good, or the time is over. Kafka itself blocks within each try."""
+    end = monotonic() + timeout
+    while True:
+        try:
+            call()
+        except KafkaException as error:
+            if not error.args[0].retriable() or monotonic() >= end:
+                raise
+        else:
+            return
+
+
+def produce_all(producer: Producer, outputs: Sequence[Output]) -> None:
+    """Hand every output to the producer, waiting for room in its queue where it is full."""
+    for output in outputs:
+        while True:
+            try:
+                producer.produce(output.topic, output.value, output.key, output.partition)
+                break
+            except BufferError:
+                producer.poll(0.05)
+    producer.poll(0)
+
+
+class Committer:
+    """The thread that ends an epoch every `interval` seconds and makes it durable."""
+
+    def __init__(
+        self,
+        ledger: Ledger,
+        delivery: Delivery,
+        replies: Replies,
+        *,
+        interval: float,
+        on_commit: Callable[[Epoch, float], None],
+        on_failure: Callable[[Exception], None],
+    ) -> None:
+        """`on_failure` is told when an epoch was aborted or the worker fenced; the loop decides what to do."""
+        self._ledger = ledger
+        self._delivery = delivery
+        self._replies = replies
+        self._interval = interval
+        self._on_commit = on_commit
+        self._on_failure = on_failure
+        self._one_at_a_time = threading.Lock()
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="commit", daemon=True)
+
+    def start(self) -> None:
+        """Begin to commit."""
+        self._thread.start()
+
+    def stop(self) -> None:
+        """End the thread; what is open stays uncommitted unless `drain` was called."""
+        self._stop.set()
+        self._thread.join()
+
+    def drain(self, timeout: float, serve: Callable[[], None]) -> bool:
+        """Commit all that is in flight; False where it was not done in time, and then nothing of it is committed.
+
+        Called by the poll loop. `serve` runs its errands: the commit under way may wait for one.
+        """
+        end = monotonic() + timeout
+        while not self._one_at_a_time.acquire(timeout=0.01):
+            serve()
+            if monotonic() > end:
+                return False
+        try:
+            epoch = self._ledger.close()
+            if epoch is None:
+                return True
+            if not self._ledger.settled(epoch, max(0.0, end - monotonic())):
+                return False
+            return self._commit(epoch)
+        finally:
+            self._one_at_a_time.release()
+
+    def _run(self) -> None:
+        while not self._stop.wait(self._interval):
+            with self._one_at_a_time:
+                epoch = self._ledger.close()
+                if epoch is None:
+                    continue
+                while not self._ledger.settled(epoch, 0.5):
+                    if self._stop.is_set():
+                        return
+                self._commit(epoch)
+
+    def _commit(self, epoch: Epoch) -> bool:
+        if epoch.abandoned:
+            return False
+        began = monotonic()
+        try:
+            if self._replies.flush(epoch.parity, STEP_SECONDS) > 0:
+                raise CommitFailedError(f"replies were not acknowledged within {STEP_SECONDS:.0f} s")
+            self._deliver(epoch)
+        except (CommitFailedError, WorkerFencedError, KafkaException) as error:
+            if not epoch.abandoned:
+                self._on_failure(error)
+            return False
+        self._ledger.committed(epoch)
+        self._on_commit(epoch, monotonic() - began)
+        return True
+
+    def _deliver(self, epoch: Epoch) -> None:
+        """Commit, and try again where it was aborted: nothing of it was seen, and a rebalance may just have passed."""
+        offsets = [TopicPartition(topic, number, offset) for (topic, number), offset in epoch.offsets.items()]
+        for left in reversed(range(ATTEMPTS)):
+            try:
+                self._delivery.commit(epoch.outputs, offsets)
+            except CommitFailedError as error:
+                if not left or epoch.abandoned:
+                    raise
+                log.info("%s; trying again", error)
+            else:
+                return

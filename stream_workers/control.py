@@ -1,0 +1,144 @@
+"""Follows the compacted control topic: experiments, default versions and foreign schemas, applied as they change."""
+
+from __future__ import annotations
+
+import json
+import logging
+import threading
+from collections.abc import Callable, Mapping
+from time import monotonic
+from typing import Any, Final
+
+from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaError, KafkaException, Message, TopicPartition
+
+from models.routing import Experiment, ExperimentError, Router
+from schemas.codec import Codec, DecodeError
+from schemas.records import Control
+
+log = logging.getLogger(__name__)
+
+POLL_SECONDS: Final = 0.25
+SEPARATOR: Final = "/"
+
+
+class ControlError(RuntimeError):
+    """The control topic cannot be read."""
+
+
+class ControlState:
+    """What the control topic says, entry by entry; pure. A wrong entry is refused and the last good one stays."""
+
+    def __init__(self, codec: Codec) -> None:
+        self._codec = codec
+        self._experiments: dict[str, Experiment] = {}
+        self._revisions: dict[tuple[str, str], int] = {}
+        self.live: dict[str, str] = {}
+        self.router = Router(())
+
+    def apply(self, key: bytes, value: bytes | None) -> str:
+        """One record; returns the kind it changed, "" where it changed nothing."""
+        if value is None:
+            kind, _, name = key.decode("utf-8", "replace").partition(SEPARATOR)
+            self._revisions.pop((kind, name), None)
+            return self._remove(kind, name)
+        try:
+            record = self._codec.decode(Control, value)
+        except DecodeError as error:
+            log.warning("control entry %r cannot be read and is left out: %s", key, error)
+            return ""
+        # Compaction and a re-read keep order, so a lower revision is a late writer who did not see the last change.
+        if record.revision < self._revisions.get((record.kind, record.name), -1):
+            log.warning("control entry %s/%s: revision %d is old", record.kind, record.name, record.revision)
+            return ""
+        try:
+            self._set(record)
+        except (ExperimentError, ValueError, KeyError, TypeError) as error:
+            log.error("control entry %s/%s is refused, the last good one stays: %s", record.kind, record.name, error)
+            return ""
+        self._revisions[(record.kind, record.name)] = record.revision
+        return record.kind
+
+    def _set(self, record: Control) -> None:
+        if record.kind == "experiment":
+            changed = {**self._experiments, record.name: Experiment.from_json(record.body)}
+            self.router = Router(changed.values())
+            self._experiments = changed
+        elif record.kind == "model":
+            body: Any = json.loads(record.body)
+            self.live = {**self.live, record.name: str(body["version"])}
+        elif record.kind == "schema":
+            self._codec.learn(record.body)
+
+    def _remove(self, kind: str, name: str) -> str:
+        if kind == "experiment":
+            self._experiments = {own: one for own, one in self._experiments.items() if own != name}
+            self.router = Router(self._experiments.values())
+        elif kind == "model":
+            self.live = {own: version for own, version in self.live.items() if own != name}
+        return kind
+
+
+class ControlFollower:
+    """Reads the control topic from its beginning, then follows it in a thread."""
+
+    def __init__(
+        self,
+        config: Mapping[str, Any],
+        topic: str,
+        state: ControlState,
+        on_change: Callable[[ControlState], None],
+    ) -> None:
+        """`config`: librdkafka's; no group is joined, no offset committed. `on_change` runs in this thread."""
+        own: dict[str, Any] = {
+            "group.id": "penstock-control",
+            "enable.auto.commit": False,
+            "auto.offset.reset": "earliest",
+        }
+        own["enable.partition.eof"] = True
+        kept = {name: value for name, value in config.items() if not name.startswith("group.")}
+        self._consumer = Consumer({**kept, **own})
+        self._topic = topic
+        self._state = state
+        self._on_change = on_change
+        self._at_end = False
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="control", daemon=True)
+
+    def start(self, timeout: float) -> None:
+        """Read what there is, apply it, and follow. Raises `ControlError` where that takes longer than `timeout`."""
+        partition = TopicPartition(self._topic, 0, OFFSET_BEGINNING)
+        try:
+            self._consumer.assign([partition])
+            end = monotonic() + timeout
+            while not self._at_end:
+                if monotonic() > end:
+                    raise ControlError(f"topic {self._topic} was not read to its end within {timeout:.0f} s")
+                self._take(self._consumer.poll(POLL_SECONDS))
+        except KafkaException as error:
+            raise ControlError(f"topic {self._topic} cannot be read: {error.args[0].str()}") from None
+        self._on_change(self._state)
+        self._thread.start()
+
+    def stop(self) -> None:
+        """End the thread."""
+        self._stop.set()
+        if self._thread.is_alive():
+            self._thread.join()
+        self._consumer.close()
+
+    def _run(self) -> None:
+        while not self._stop.is_set():
+            if self._take(self._consumer.poll(POLL_SECONDS)):
+                self._on_change(self._state)
+
+    def _take(self, message: Message | None) -> bool:
+        if message is None:
+            return False
+        error = message.error()
+        if error is not None:
+            if error.code() == KafkaError._PARTITION_EOF:
+                self._at_end = True
+            else:
+                log.warning("control topic: %s", error.str())
+            return False
+        return bool(self._state.apply(message.key() or b"", message.value()))

@@ -1,0 +1,123 @@
+"""Which records are in flight, and which outputs wait to be committed with their offsets.
+
+Work is accounted in epochs. An epoch holds everything polled between two commits: the offsets it consumed, how many of
+its records still lack a fate, and the transactional outputs of those that have one. It is committed as a whole, outputs
+and offsets in one Kafka transaction, and only when no record of it is pending. So no output is ever committed without
+the offset of the record that caused it, nor the reverse, in whatever order micro-batches finish.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Final
+
+TopicPartition = tuple[str, int]
+
+
+@dataclass(frozen=True, slots=True)
+class Output:
+    """A record that is published in the transaction of its epoch."""
+
+    topic: str
+    value: bytes
+    key: bytes | None = None
+    partition: int = -1
+
+
+@dataclass(slots=True, eq=False)
+class Epoch:
+    """One commit's worth of work. `parity` alternates, so that waiting for its replies does not wait for the next's."""
+
+    number: int
+    pending: int = 0
+    records: int = 0
+    abandoned: bool = False
+    offsets: dict[TopicPartition, int] = field(default_factory=dict)
+    outputs: list[Output] = field(default_factory=list)
+
+    @property
+    def parity(self) -> int:
+        """0 or 1, by turns."""
+        return self.number % 2
+
+
+class LedgerError(RuntimeError):
+    """More records finished than were admitted: a record got two fates."""
+
+
+class Ledger:
+    """The current epoch and the one being committed. All methods are safe from any thread."""
+
+    def __init__(self) -> None:
+        self._changed: Final = threading.Condition()
+        self._open = Epoch(0)
+        self._live: set[Epoch] = {self._open}
+        self._in_flight = 0
+
+    @property
+    def in_flight(self) -> int:
+        """Records without a fate."""
+        return self._in_flight
+
+    @property
+    def uncommitted(self) -> int:
+        """Records admitted and not yet committed."""
+        with self._changed:
+            return sum(epoch.records for epoch in self._live)
+
+    def admit(self, offsets: Mapping[TopicPartition, int], records: int) -> Epoch:
+        """Take `records` polled records into the open epoch; `offsets`: the next offset of each partition."""
+        with self._changed:
+            epoch = self._open
+            epoch.pending += records
+            epoch.records += records
+            epoch.offsets.update(offsets)
+            self._in_flight += records
+            return epoch
+
+    def finish(self, epoch: Epoch, records: int, outputs: Iterable[Output] = ()) -> None:
+        """`records` of this epoch have their fate; `outputs` go into its transaction."""
+        with self._changed:
+            if epoch.abandoned:
+                return
+            epoch.outputs.extend(outputs)
+            epoch.pending -= records
+            self._in_flight -= records
+            if epoch.pending < 0:
+                raise LedgerError(f"epoch {epoch.number}: {-epoch.pending} records finished twice")
+            if epoch.pending == 0:
+                self._changed.notify_all()
+
+    def close(self) -> Epoch | None:
+        """End the open epoch and begin the next; None where the open one holds nothing."""
+        with self._changed:
+            epoch = self._open
+            if not epoch.offsets:
+                return None
+            self._open = Epoch(epoch.number + 1)
+            self._live.add(self._open)
+            return epoch
+
+    def settled(self, epoch: Epoch, timeout: float) -> bool:
+        """Wait until every record of the epoch has its fate; False on time-out. An abandoned epoch settles at once."""
+        with self._changed:
+            return self._changed.wait_for(lambda: epoch.pending == 0 or epoch.abandoned, timeout)
+
+    def committed(self, epoch: Epoch) -> None:
+        """The epoch is durable."""
+        with self._changed:
+            self._live.discard(epoch)
+
+    def abandon(self) -> None:
+        """Forget every epoch: its partitions belong to another worker now, which will do the work again."""
+        with self._changed:
+            number = self._open.number
+            for epoch in self._live:
+                epoch.abandoned = True
+                epoch.outputs.clear()
+            self._open = Epoch(number + 1)
+            self._live = {self._open}
+            self._in_flight = 0
+            self._changed.notify_all()

@@ -1,0 +1,202 @@
+"""One consumer group member: polls, hands on, holds back, and answers rebalances so that nothing is lost or doubled.
+
+Revoked: nothing new is taken, what is in flight is finished and committed, then the partitions go. Lost: everything not
+committed is forgotten, since their next owner does it again. The poll loop itself never waits for a device or a broker.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable, Sequence
+from time import monotonic
+from typing import Any, Final
+
+from confluent_kafka import OFFSET_STORED, Consumer, KafkaError, KafkaException, Message, TopicPartition
+
+from stream_workers.commit import Committer, WorkerFencedError
+from stream_workers.errands import Errands
+from stream_workers.ledger import Epoch, Ledger
+from stream_workers.ops import Health, WorkerMetrics
+
+log = logging.getLogger(__name__)
+
+POLL_SECONDS: Final = 0.05
+LAG_SECONDS: Final = 5.0
+# A rebalance waits this long for what is in flight; the default max.poll.interval.ms is 300 s.
+DRAIN_SECONDS: Final = 30.0
+
+Take = Callable[[Sequence[Message]], None]
+
+
+class PipelineError(RuntimeError):
+    """The consumer cannot go on; the process ends and is started again."""
+
+
+class Pipeline:
+    """A consumer, the ledger of what it polled, and its commits."""
+
+    def __init__(
+        self,
+        name: str,
+        consumer: Consumer,
+        topics: Sequence[str],
+        ledger: Ledger,
+        take: Take,
+        errands: Errands,
+        *,
+        max_poll: int,
+        held_back: Callable[[], bool],
+        health: Health,
+        metrics: WorkerMetrics,
+    ) -> None:
+        """`held_back`: whether too much is under way to take more."""
+        self._name = name
+        self._consumer = consumer
+        self._topics = list(topics)
+        self._ledger = ledger
+        self._take = take
+        self._errands = errands
+        self._max_poll = max_poll
+        self._held_back = held_back
+        self._health = health
+        self._metrics = metrics
+        self._paused = False
+        self._failure: Exception | None = None
+        self._lag_at = 0.0
+        self._committer: Committer | None = None
+
+    def committed(self, epoch: Epoch, seconds: float) -> None:
+        """For the committer: an epoch is durable."""
+        del epoch
+        self._metrics.commits.inc()
+        self._metrics.publish_seconds.observe(seconds)
+
+    def commit_failed(self, error: Exception) -> None:
+        """For the committer: an epoch was aborted. The poll loop deals with it."""
+        self._failure = error
+
+    def run(self, stop: threading.Event, committer: Committer) -> None:
+        """Poll until `stop` is set, then finish and commit what is in flight. Raises `PipelineError`."""
+        self._committer = committer
+        self._errands.own()
+        self._consumer.subscribe(
+            self._topics, on_assign=self._assigned, on_revoke=self._revoked, on_lost=self._lost
+        )  # fmt: skip
+        committer.start()
+        try:
+            while not stop.is_set():
+                self._errands.run()
+                self._recover()
+                self._breathe()
+                messages = self._poll()
+                if messages:
+                    self._take(messages)
+                self._health.beat(self._name)
+                self._tell_lag()
+        finally:
+            if not committer.drain(DRAIN_SECONDS, self._errands.run):
+                log.warning("%s: what was in flight is left to be done again", self._name)
+                self._ledger.abandon()
+            committer.stop()
+            # Closing revokes the partitions; nothing is in flight any more, so that is quick.
+            self._consumer.close()
+
+    def _poll(self) -> list[Message]:
+        # consume() alone would wait its whole time-out to fill up; one message is worth acting on.
+        first = self._consumer.poll(POLL_SECONDS)
+        if first is None:
+            return []
+        messages = [first]
+        if not self._paused:
+            messages += self._consumer.consume(self._max_poll - 1, 0)
+        good = [message for message in messages if message.error() is None]
+        for message in messages if len(good) < len(messages) else ():
+            self._complain(message.error())
+        return good
+
+    def _complain(self, error: KafkaError | None) -> None:
+        if error is None or error.code() == KafkaError._PARTITION_EOF:
+            return
+        if error.fatal():
+            raise PipelineError(f"{self._name}: the consumer cannot go on: {error.str()}")
+        log.warning("%s: %s", self._name, error.str())
+
+    def _breathe(self) -> None:
+        """Pause while too much is under way; go on polling, which keeps the membership."""
+        held_back = self._held_back()
+        if held_back == self._paused:
+            return
+        assigned = self._consumer.assignment()
+        if held_back:
+            self._consumer.pause(assigned)
+        else:
+            self._consumer.resume(assigned)
+        self._paused = held_back
+        self._metrics.paused.set(held_back)
+
+    def _recover(self) -> None:
+        """After an aborted epoch: forget what is not committed and read it again."""
+        failure, self._failure = self._failure, None
+        if failure is None:
+            return
+        if isinstance(failure, WorkerFencedError):
+            raise PipelineError(f"{self._name}: {failure}") from failure
+        log.warning("%s: %s; reading again from the last commit", self._name, failure)
+        self._rewind()
+
+    def _rewind(self) -> None:
+        self._ledger.abandon()
+        assigned = self._consumer.assignment()
+        if not assigned:
+            return
+        try:
+            for place in self._consumer.committed(assigned, timeout=DRAIN_SECONDS):
+                # Without a committed offset the group's auto.offset.reset decides, as it did at first.
+                offset = place.offset if place.offset >= 0 else OFFSET_STORED
+                if offset == OFFSET_STORED:
+                    low, _ = self._consumer.get_watermark_offsets(place, timeout=DRAIN_SECONDS)
+                    offset = low
+                self._consumer.seek(TopicPartition(place.topic, place.partition, offset))
+        except KafkaException as error:
+            raise PipelineError(f"{self._name}: cannot go back to the last commit: {error.args[0].str()}") from error
+
+    def _assigned(self, consumer: Consumer, partitions: list[TopicPartition]) -> None:
+        del consumer
+        self._metrics.rebalances.inc()
+        # New partitions come unpaused: the next look pauses all of them again if need be.
+        self._paused = False
+        log.info("%s: assigned %s", self._name, _named(partitions))
+
+    def _revoked(self, consumer: Consumer, partitions: list[TopicPartition]) -> None:
+        del consumer
+        log.info("%s: giving back %s", self._name, _named(partitions))
+        if self._committer is not None and not self._committer.drain(DRAIN_SECONDS, self._errands.run):
+            log.warning("%s: not all was finished in time; it will be done again", self._name)
+            self._failure = self._failure or PipelineTimeoutError("a rebalance did not wait for what was in flight")
+            self._ledger.abandon()
+
+    def _lost(self, consumer: Consumer, partitions: list[TopicPartition]) -> None:
+        del consumer
+        log.warning("%s: lost %s; what was in flight is theirs to do again", self._name, _named(partitions))
+        self._ledger.abandon()
+
+    def _tell_lag(self) -> None:
+        now = monotonic()
+        if now - self._lag_at < LAG_SECONDS:
+            return
+        self._lag_at = now
+        assigned = self._consumer.assignment()
+        self._metrics.assigned({(place.topic, place.partition) for place in assigned})
+        for place in self._consumer.position(assigned):
+            _, high = self._consumer.get_watermark_offsets(place, cached=True)
+            if high >= 0 and place.offset >= 0:
+                self._metrics.lag(place.topic, place.partition, max(0, high - place.offset))
+
+
+class PipelineTimeoutError(RuntimeError):
+    """Work did not end within its time."""
+
+
+def _named(partitions: Sequence[Any]) -> str:
+    return ", ".join(f"{place.topic}[{place.partition}]" for place in partitions) or "nothing"

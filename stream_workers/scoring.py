@@ -1,0 +1,329 @@
+"""The scoring worker: Kafka in, micro-batches through ONNX Runtime, replies and evidence out.
+
+    requests ─ Pipeline ─ RequestIntake ─┐            ┌─ ReplySender ── reply topics        at once, at least once
+                 (poll)   (read, route)  ├─ Device ───┤
+    bulk ───── Pipeline ─ BulkIntake ────┘  (batch,   └─ Ledger ─ Committer ── predictions,  one transaction with the
+                                             score)                            summaries,    consumed offsets
+                                                                               bulk results
+    control ── ControlFollower ── Router, default versions
+
+Each pipeline has a thread that polls and one that commits; the device has one for each batch under way. They meet at
+the device's lanes and at the ledger, nowhere else.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+import uuid
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any, Final
+
+from confluent_kafka import Consumer, KafkaError, Message, Producer
+
+from models.batching import BatchLimits
+from models.catalog import Catalog
+from models.loading import LoadedModel
+from models.registry import ModelStore
+from schemas.codec import Codec
+from schemas.topics import Topics
+from stream_workers.bulk import BulkIntake
+from stream_workers.commit import AtLeastOnce, Committer, Delivery, ExactlyOnce
+from stream_workers.control import ControlFollower, ControlState
+from stream_workers.dead_letters import DeadLetters
+from stream_workers.device import Device
+from stream_workers.errands import Errands
+from stream_workers.intake import RequestIntake
+from stream_workers.ledger import Ledger
+from stream_workers.ops import Health, WorkerMetrics
+from stream_workers.pipeline import Pipeline
+from stream_workers.publish import Publisher
+from stream_workers.replies import ReplySender, ReplyTopics
+
+log = logging.getLogger(__name__)
+
+# A dead worker's transaction holds up read_committed consumers for this long, unless it comes back under its name.
+TRANSACTION_TIMEOUT_MS: Final = 10_000
+ASK_SECONDS: Final = 5.0
+
+
+@dataclass(frozen=True, slots=True)
+class ScoringConfig:
+    """What a worker needs to know. Seconds and rows, unless the name says otherwise.
+
+    `name`: unique among live workers; keeping it over a restart ends the dead one's transaction at once.
+    `consumer` and `producer` make a client's librdkafka properties: of a group and what the worker needs of it, and of
+    what the worker needs of it; where an operator's properties say otherwise, they win.
+    `delivery`: "exactly-once" or "at-least-once", for everything but replies, which are at least once either way.
+    """
+
+    name: str
+    consumer: Callable[..., Mapping[str, Any]]
+    producer: Callable[..., Mapping[str, Any]]
+    topics: Topics
+    group: str = "penstock-scoring"
+    device: str = "auto"
+    threads: int = 1
+    delivery: str = "exactly-once"
+    max_rows: int | None = None
+    max_wait: float | None = None
+    p99_target: float | None = None
+    commit_interval: float = 0.1
+    requests: bool = True
+    bulk: bool = True
+    bulk_share: float = 0.1
+    max_request_bytes: int = 1024 * 1024
+    max_poll: int = 4096
+    max_rows_in_flight: int = 65_536
+
+
+class ScoringWorker:
+    """One process, one device, one member of the scoring groups. Build it, `run` it, set the event to stop it."""
+
+    def __init__(
+        self,
+        config: ScoringConfig,
+        codec: Codec,
+        store: ModelStore,
+        metrics: WorkerMetrics,
+        health: Health,
+    ) -> None:
+        """Connects nothing yet."""
+        self._config = config
+        self._codec = codec
+        self._metrics = metrics
+        self._health = health
+        self._run_id = f"{config.name}-{uuid.uuid4().hex[:12]}"
+        self._device = Device(bulk_share=config.bulk_share)
+        self._catalog = Catalog(
+            store,
+            partial(LoadedModel.load, store, device=config.device, threads=config.threads),
+            on_ready=self._release,
+        )
+        # A handle of its own that nobody polls: a call on a polled one waits for the poll.
+        asker = Consumer(dict(config.consumer(f"{config.group}-topics", **{"allow.auto.create.topics": False})))
+        self._reply_topics = ReplyTopics(partial(_partitions, asker))
+        self._intakes: list[RequestIntake | BulkIntake] = []
+        self._pipelines: list[tuple[Pipeline, Committer]] = []
+        health.set("control", False, "the control topic is not read yet")
+        health.set("models", False, "models are not loaded yet")
+
+    def run(self, stop: threading.Event) -> None:
+        """Serve until `stop` is set. Raises what made it impossible to go on, `DeviceError` among it."""
+        config = self._config
+        if config.requests:
+            self._pipelines.append(self._request_pipeline())
+        if config.bulk:
+            self._pipelines.append(self._bulk_pipeline())
+        control = ControlFollower(
+            config.consumer("penstock-control"), config.topics.control, ControlState(self._codec), self._controlled
+        )
+        control.start(timeout=60.0)
+        self._health.set("control", True)
+        self._start_device()
+        failures: list[BaseException] = []
+
+        def serve(pipeline: Pipeline, committer: Committer) -> None:
+            try:
+                pipeline.run(stop, committer)
+            except BaseException as error:
+                failures.append(error)
+                raise
+            finally:
+                stop.set()
+
+        threads = [
+            threading.Thread(target=serve, args=pair, name=f"poll-{number}")
+            for number, pair in enumerate(self._pipelines)
+        ]  # fmt: skip
+        for thread in threads:
+            thread.start()
+        try:
+            while not stop.wait(0.5):
+                self._metrics.rows_in_flight.set(self._device.rows(False) + self._device.rows(True))
+                if self._device.failure is not None:
+                    failures.append(self._device.failure)
+                    stop.set()
+        finally:
+            for thread in threads:
+                thread.join()
+            self._device.stop()
+            self._catalog.close()
+            control.stop()
+        if failures:
+            raise failures[0]
+
+    def _start_device(self) -> None:
+        loaded, problems = self._catalog.preload()
+        for problem in problems:
+            log.error("not served: %s", problem)
+        for model in loaded:
+            log.info("model %s %s on %s (%s)", model.name, model.version, model.device, model.session.why)
+        name = loaded[0].device if loaded else "cpu"
+        self._metrics.device(name)
+        # On a GPU one batch is prepared and published while another runs; a CPU has nothing to overlap with.
+        self._device.start(threads=1 if name == "cpu" else 2)
+        self._health.set("models", True, "; ".join(problems))
+
+    def _request_pipeline(self) -> tuple[Pipeline, Committer]:
+        consumer = self._consumer(self._config.group)
+        ledger = Ledger()
+        replies = ReplySender(self._reply_producer, self._reply_topics, self._metrics)
+        publisher = self._publisher(ledger, replies)
+        intake = RequestIntake(
+            self._codec,
+            ledger,
+            publisher,
+            self._dead_letters(ledger),
+            self._catalog,
+            self._device,
+            limits_of=self._limits,
+            now_us=now_us,
+            max_request_bytes=self._config.max_request_bytes,
+        )
+        self._intakes.append(intake)
+        return self._pipeline("requests", consumer, self._config.topics.requests, ledger, intake.take, replies)
+
+    def _bulk_pipeline(self) -> tuple[Pipeline, Committer]:
+        consumer = self._consumer(f"{self._config.group}-bulk")
+        ledger = Ledger()
+        intake = BulkIntake(
+            self._codec,
+            self._config.topics,
+            ledger,
+            self._dead_letters(ledger),
+            self._catalog,
+            self._device,
+            self._reply_topics,
+            self._metrics,
+            worker=self._config.name,
+            run_id=self._run_id,
+            limits_of=self._limits,
+            now_us=now_us,
+        )
+        self._intakes.append(intake)
+        return self._pipeline("bulk", consumer, self._config.topics.bulk, ledger, intake.take, None)
+
+    def _pipeline(
+        self,
+        name: str,
+        consumer: Consumer,
+        topic: str,
+        ledger: Ledger,
+        take: Callable[[Any], None],
+        replies: ReplySender | None,
+    ) -> tuple[Pipeline, Committer]:
+        config = self._config
+        bulk = name == "bulk"
+        # A bulk record is thousands of rows, so a few of them at a time are enough to keep the device busy.
+        errands = Errands()
+        limit = 48 if bulk else config.max_rows_in_flight * 4
+        pipeline = Pipeline(
+            name,
+            consumer,
+            [topic],
+            ledger,
+            take,
+            errands,
+            max_poll=4 if bulk else config.max_poll,
+            held_back=lambda: self._device.rows(bulk) > config.max_rows_in_flight or ledger.uncommitted > limit,
+            health=self._health,
+            metrics=self._metrics,
+        )
+        committer = Committer(
+            ledger,
+            self._delivery(name, consumer, errands),
+            replies or _NoReplies(),
+            interval=config.commit_interval,
+            on_commit=pipeline.committed,
+            on_failure=pipeline.commit_failed,
+        )
+        return pipeline, committer
+
+    def _delivery(self, name: str, consumer: Consumer, errands: Errands) -> Delivery:
+        config = self._config
+        # Commits are grouped already, so what is left to linger for is one record more.
+        own = {"linger.ms": 1, "compression.type": "lz4"}
+        if config.delivery == "at-least-once":
+            return AtLeastOnce(Producer(dict(config.producer(**own))), consumer, errands)
+        own |= {
+            "transactional.id": f"{config.group}-{name}-{config.name}",
+            "transaction.timeout.ms": TRANSACTION_TIMEOUT_MS,
+        }
+        return ExactlyOnce(Producer(dict(config.producer(**own))), consumer, errands)
+
+    def _consumer(self, group: str) -> Consumer:
+        over = {"fetch.wait.max.ms": 100, "allow.auto.create.topics": False}
+        return Consumer(dict(self._config.consumer(group, **over)))
+
+    def _reply_producer(self, on_failure: Callable[[KafkaError | None, Message], None]) -> Producer:
+        own = {
+            "linger.ms": 1,
+            "queue.buffering.max.messages": 500_000,
+            # A topic that was deleted is given up after this long, and until then holds up its epoch.
+            "topic.metadata.propagation.max.ms": 5_000,
+            "delivery.report.only.error": True,
+            "on_delivery": on_failure,
+        }
+        return Producer(dict(self._config.producer(**own)))
+
+    def _publisher(self, ledger: Ledger, replies: ReplySender) -> Publisher:
+        return Publisher(
+            self._codec,
+            self._config.topics,
+            replies,
+            ledger,
+            self._metrics,
+            worker=self._config.name,
+            run_id=self._run_id,
+            now_us=now_us,
+        )
+
+    def _dead_letters(self, ledger: Ledger) -> DeadLetters:
+        return DeadLetters(
+            self._codec,
+            self._config.topics.dead_letters,
+            ledger,
+            self._metrics,
+            worker=self._config.name,
+            now_us=now_us,
+        )
+
+    def _limits(self, model: LoadedModel) -> BatchLimits:
+        """The model's own limits, where the worker's settings do not override them."""
+        config, limits = self._config, model.manifest.batching
+        given = {"max_rows": config.max_rows, "max_wait": config.max_wait, "p99_target": config.p99_target}
+        return replace(limits, **{name: value for name, value in given.items() if value is not None})  # type: ignore[arg-type]
+
+    def _controlled(self, state: ControlState) -> None:
+        self._catalog.set_live(state.live)
+        for intake in self._intakes:
+            if isinstance(intake, RequestIntake):
+                intake.router = state.router
+
+    def _release(self, model: str, version: str) -> None:
+        for intake in self._intakes:
+            intake.release(model, version)
+
+
+class _NoReplies:
+    """For bulk, whose replies are in the transaction."""
+
+    def flush(self, parity: int, timeout: float) -> int:
+        """Nothing is under way."""
+        del parity, timeout
+        return 0
+
+
+def now_us() -> int:
+    """Microseconds since the epoch."""
+    return time.time_ns() // 1000
+
+
+def _partitions(consumer: Consumer, topic: str) -> int:
+    """Partitions of a topic; 0 where there is none. Raises KafkaException where the cluster does not say."""
+    found = consumer.list_topics(topic, timeout=ASK_SECONDS).topics.get(topic)
+    return 0 if found is None or found.error is not None else len(found.partitions)

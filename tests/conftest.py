@@ -1,0 +1,73 @@
+"""The brokers that tests run against: the embedded one always, Apache Kafka where this machine can run it."""
+
+from __future__ import annotations
+
+import os
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from penstock.brokers import ApacheKafka, EmbeddedBroker, LocalBroker, kafka_jars, missing_for_kafka
+from producers.publisher import create_topics
+from schemas.topics import Topics
+
+_REQUIRED = os.environ.get("PENSTOCK_REQUIRE_KAFKA") == "1"
+
+
+@pytest.fixture(scope="session")
+def embedded_broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EmbeddedBroker]:
+    """The embedded broker, one for the run."""
+    with EmbeddedBroker(log=tmp_path_factory.mktemp("embedded") / "tansu.log") as broker:
+        yield broker
+
+
+@pytest.fixture(scope="session")
+def apache_kafka(kafka_runs_here: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[ApacheKafka]:
+    """A real Apache Kafka, one for the run. Skips its tests where Java or Maven is missing."""
+    with ApacheKafka(tmp_path_factory.mktemp("apache"), jars=kafka_jars()) as broker:
+        yield broker
+
+
+@pytest.fixture
+def own_kafka(kafka_runs_here: None, tmp_path: Path) -> Iterator[ApacheKafka]:
+    """An Apache Kafka of this test alone, to be killed and restarted at will."""
+    with ApacheKafka(tmp_path / "kafka", jars=kafka_jars()) as broker:
+        yield broker
+
+
+@pytest.fixture(params=["embedded", pytest.param("apache", marks=pytest.mark.apache)])
+def broker(request: pytest.FixtureRequest) -> LocalBroker:
+    """Either broker in turn. What a test does to it, it does to all tests: kill brokers of your own."""
+    name = "embedded_broker" if request.param == "embedded" else "apache_kafka"
+    running: LocalBroker = request.getfixturevalue(name)
+    return running
+
+
+@pytest.fixture
+def topics(broker: LocalBroker) -> Topics:
+    """Fresh topics of this test alone on `broker`, 4 partitions each."""
+    fresh = Topics(prefix=f"t{uuid.uuid4().hex[:10]}.")
+    create_topics(broker.address, fresh, 4)
+    return fresh
+
+
+@pytest.fixture(scope="session")
+def kafka_runs_here() -> None:
+    """Skip the test where Apache Kafka cannot run; fail it where PENSTOCK_REQUIRE_KAFKA=1 says that it must."""
+    problem = missing_for_kafka()
+    if problem is None:
+        return
+    if _REQUIRED:
+        pytest.fail(f"PENSTOCK_REQUIRE_KAFKA=1, but {problem}", pytrace=False)
+    pytest.skip(problem)
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Say in a line what did not run for want of Apache Kafka."""
+    problem = missing_for_kafka()
+    reports = terminalreporter.stats.get("skipped", [])
+    count = sum(1 for one in reports if problem is not None and problem in str(one.longrepr))
+    if count:
+        terminalreporter.write_line(f"{count} tests against Apache Kafka did not run: {problem}.")
