@@ -233,10 +233,8 @@ def _translate(config: WarehouseConfig, error: ClickHouseError) -> WarehouseErro
             "or it is not writable"
         )
     if code is None and isinstance(error, OperationalError):
-        reason = re.search(r"\[Errno [-\d]+\] ([^\])\"']+)|([Tt]imed? ?out)", text)
-        return WarehouseUnavailableError(
-            f"{config.place} cannot be reached: {(reason[1] or reason[2]).strip() if reason else text}"
-        )
+        reason = re.search(r"\[Errno [-\d]+\] [^\])\"']+|[Rr]ead timed out|timed out|Remote end closed[\w ]+", str(error))
+        return WarehouseUnavailableError(f"{config.place} cannot be reached: {reason[0].strip() if reason else text}")
     if code in _LATER:
         return WarehouseUnavailableError(f"{config.place} cannot take this now: {text}")
     return WarehouseError(f"{config.place}: {text}")
@@ -245,7 +243,8 @@ def _translate(config: WarehouseConfig, error: ClickHouseError) -> WarehouseErro
 def _first_line(error: BaseException) -> str:
     text = " ".join(str(error).split())
     text = re.sub(r"(Code: \d+\. DB::Exception: )+", "", text)
-    text = re.sub(r"\s*\(version [^)]*(\([^)]*\))?\)", "", text)
+    text = re.sub(r"\s*\(version [^)]*(\([^)]*\))?\)|\s*\(for url [^)]*\)", "", text)
+    text = re.sub(r"Received ClickHouse exception, code: \d+, server response: ", "", text)
     return text[:600] or type(error).__name__
 
 

@@ -19,7 +19,7 @@ from models.errors import (
     SignatureError,
 )
 from models.signature import Signature
-from models.specs import ANY, TensorSpec
+from models.specs import ANY, Score, TensorSpec
 from schemas.tensors import BYTES, Array
 
 __all__ = ["DeviceError", "DeviceLostError", "DeviceOutOfMemoryError", "InferenceError", "Session", "signature_of"]
@@ -111,10 +111,11 @@ class Session:
 
 
 def signature_of(path: str | Path) -> Signature:
-    """The signature an ONNX file declares: symbolic axes keep their names, unnamed ones are -1; no features, no score.
+    """The signature an ONNX file declares: symbolic axes keep their names, unnamed ones are -1; no features.
 
     Outputs that are no tensor or have no rows axis (a map of classes, a mean over the batch) are left out: no request
-    owns them. Raises `ArtifactError` where the file does not load or cannot be batched.
+    owns them. Where there is one output of one number a row, that is the score.
+    Raises `ArtifactError` where the file does not load or cannot be batched.
     """
     session = _open_on_cpu(path, _options(1, None))
     inputs = []
@@ -134,8 +135,10 @@ def signature_of(path: str | Path) -> Signature:
             outputs.append(_spec(path, name, kind, shape or (ANY,) * ranks[name]))
     if not outputs:
         raise ArtifactError(f"{path}: none of its outputs is a tensor with a rows axis")
+    only = outputs[0] if len(outputs) == 1 and outputs[0].datatype != BYTES else None
+    score = Score(only.name, None) if only is not None and only.inner is not None and only.row_items == 1 else None
     try:
-        return Signature(tuple(inputs), tuple(outputs))
+        return Signature(tuple(inputs), tuple(outputs), score=score)
     except SignatureError as error:
         raise ArtifactError(f"{path}: {error}") from None
 

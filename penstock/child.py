@@ -50,15 +50,24 @@ def spawn(
     return _undying().call(start)
 
 
-def tail(log: Path, lines: int = 1, limit: int = 64 * 1024) -> str:
-    """The last non-empty lines of a log file joined by " / "; empty where there are none."""
+def tail(log: Path, limit: int = 64 * 1024) -> str:
+    """The last non-empty line of a log file, of a JSON line its message; empty where there is none."""
     try:
         with log.open("rb") as file:
             _seek_back(file, limit)
             kept = [line.strip() for line in file.read().decode(errors="replace").splitlines() if line.strip()]
     except FileNotFoundError:
         return ""
-    return " / ".join(kept[-lines:])
+    return _message(kept[-1])[:500] if kept else ""
+
+
+def _message(line: str) -> str:
+    import json
+
+    try:
+        return str(json.loads(line)["message"])
+    except (ValueError, TypeError, LookupError):
+        return line
 
 
 def _seek_back(file: IO[bytes], limit: int) -> None:

@@ -14,242 +14,44 @@ import re
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Final, Literal
+from typing import TYPE_CHECKING, Any, Final
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator
+from pydantic import Field, ValidationError
 from pydantic_settings import BaseSettings, EnvSettingsSource, PydanticBaseSettingsSource, SettingsConfigDict
 from pydantic_settings.exceptions import SettingsError as _SourceError
 
 from penstock.running import read_stack
 from penstock.settings_errors import SettingsError, explain, hide
-from schemas.partitioning import PARTITIONER
-from schemas.topics import MAX_MESSAGE_BYTES, Topics
+from penstock.settings_sections import (
+    ClickHouseSettings,
+    HttpSettings,
+    IngestSettings,
+    KafkaSettings,
+    LogSettings,
+    ModelSettings,
+    StackSettings,
+    WorkerSettings,
+)
 
 if TYPE_CHECKING:
     from schemas.codec import Codec
 
-__all__ = ["Settings", "SettingsError", "load"]
+__all__ = [
+    "ClickHouseSettings",
+    "HttpSettings",
+    "IngestSettings",
+    "KafkaSettings",
+    "LogSettings",
+    "ModelSettings",
+    "Settings",
+    "SettingsError",
+    "StackSettings",
+    "WorkerSettings",
+    "load",
+]
 
 FILE: Final = "penstock.toml"
 PREFIX: Final = "PENSTOCK_"
-# Setting one of these would break a law of the design, or has a key of its own.
-_OURS: Final = {
-    "bootstrap.servers": "set kafka.bootstrap_servers",
-    "enable.auto.commit": "Penstock commits offsets itself, after the results are durable",
-    "enable.auto.offset.store": "Penstock commits offsets itself, after the results are durable",
-    "enable.idempotence": "every producer is idempotent",
-    "group.id": "set worker.group or ingest.group",
-    "group.protocol": "set kafka.group_protocol",
-    "isolation.level": "consumers read committed records only",
-    "partitioner": "the key's partition is part of the protocol",
-    "transactional.id": "each process has its own",
-}
-# With group.protocol=consumer the broker decides these, and librdkafka refuses them.
-_CLASSIC_ONLY: Final = ("session.timeout.ms", "heartbeat.interval.ms", "partition.assignment.strategy")
-
-
-def _flat(value: Any) -> Any:
-    """Nested tables, numbers and truth values as librdkafka wants them: {"a": {"b": true}} is {"a.b": "true"}.
-
-    librdkafka's names have dots where an environment variable can only have underscores.
-    """
-    if not isinstance(value, Mapping):
-        return value
-    out: dict[str, Any] = {}
-    for key, item in value.items():
-        name = str(key) if "." in str(key) or key == "log_level" else str(key).replace("_", ".")
-        if isinstance(item, Mapping):
-            out.update({f"{name}.{below}": deeper for below, deeper in _flat(item).items()})
-        else:
-            out[name] = str(item).lower() if isinstance(item, bool) else str(item)
-    return out
-
-
-Properties = Annotated[dict[str, str], BeforeValidator(_flat)]
-
-
-class _Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
-
-
-class KafkaSettings(_Section):
-    """How to reach Kafka, and how its topics are named."""
-
-    bootstrap_servers: str = Field(default="127.0.0.1:9092", min_length=1)
-    """Brokers to begin with, "host:port,host:port". Where it is not set, a running local stack's broker is taken."""
-    properties: Properties = {}
-    """Any librdkafka property, for every client (security, SASL, TLS and so on). It wins over Penstock's choices."""
-    consumer_properties: Properties = {}
-    """Any librdkafka property, for consumers only."""
-    producer_properties: Properties = {}
-    """Any librdkafka property, for producers only."""
-    group_protocol: Literal["classic", "consumer"] = "classic"
-    """How group members share partitions: "consumer" needs Apache Kafka 4; "classic" is cooperative-sticky."""
-    session_timeout_ms: int | None = Field(default=None, ge=1000)
-    """After how long a silent group member is given up (classic only); not set: librdkafka's 45 s."""
-    topic_prefix: str = Field(default="", pattern=r"^[A-Za-z0-9._-]*$")
-    """Put in front of every topic's name, so that several deployments can share a cluster."""
-    schema_registry_url: str = ""
-    """A Confluent schema registry; empty: Avro single-object encoding, which needs none."""
-    partitions: int = Field(default=8, ge=1, le=10_000)
-    """Partitions of the topics that Penstock creates."""
-
-    @field_validator("properties", "consumer_properties", "producer_properties")
-    @classmethod
-    def _leaves_ours_alone(cls, value: dict[str, str]) -> dict[str, str]:
-        for key in value:
-            if key in _OURS:
-                raise ValueError(f"{key} cannot be set: {_OURS[key]}")
-        return value
-
-    @property
-    def topics(self) -> Topics:
-        """The topics' names."""
-        return Topics(self.topic_prefix)
-
-    def client(self) -> dict[str, Any]:
-        """librdkafka's configuration of any client, the admin client for one."""
-        return {**self._common(), **self.properties}
-
-    def consumer(self, group: str, **over: Any) -> dict[str, Any]:
-        """A consumer that commits only when told and reads committed records only.
-
-        `over` (librdkafka's names) wins over the defaults, the operator's properties win over `over`.
-        """
-        classic: dict[str, Any] = {"partition.assignment.strategy": "cooperative-sticky"}
-        if self.session_timeout_ms is not None:
-            classic["session.timeout.ms"] = self.session_timeout_ms
-            classic["heartbeat.interval.ms"] = max(self.session_timeout_ms // 6, 300)
-        ours: dict[str, Any] = {
-            **self._common(),
-            "group.id": group,
-            "group.protocol": self.group_protocol,
-            "enable.auto.commit": False,
-            "enable.auto.offset.store": False,
-            "auto.offset.reset": "earliest",
-            "isolation.level": "read_committed",
-            "max.partition.fetch.bytes": MAX_MESSAGE_BYTES,
-            **classic,
-            **over,
-        }
-        if self.group_protocol == "consumer":
-            ours = {key: value for key, value in ours.items() if key not in _CLASSIC_ONLY}
-        return {**ours, **self.properties, **self.consumer_properties}
-
-    def producer(self, **over: Any) -> dict[str, Any]:
-        """An idempotent producer that puts keys on the partitions every other client expects them on."""
-        ours: dict[str, Any] = {
-            **self._common(),
-            "enable.idempotence": True,
-            "partitioner": PARTITIONER,
-            "message.max.bytes": MAX_MESSAGE_BYTES,
-            "linger.ms": 1,
-        }
-        return {**ours, **over, **self.properties, **self.producer_properties}
-
-    def _common(self) -> dict[str, Any]:
-        return {
-            "bootstrap.servers": self.bootstrap_servers,
-            "client.id": "penstock",
-            "socket.keepalive.enable": True,
-            # The default of 10 s would be most of a broker's restart.
-            "reconnect.backoff.max.ms": 2000,
-        }
-
-
-class ClickHouseSettings(_Section):
-    """Where the evidence is kept."""
-
-    url: str = ""
-    """A ClickHouse server, http(s)://user:password@host:port; empty: chDB, ClickHouse in process."""
-    path: str = ".penstock/chdb"
-    """chDB's folder. One process at a time can open it."""
-    database: str = Field(default="penstock", pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")
-    """The database that holds Penstock's tables."""
-    settings: dict[str, str | int | float | bool] = {}
-    """ClickHouse settings sent with every query."""
-
-
-class ModelSettings(_Section):
-    """Which models there are, and what they run on."""
-
-    store: str = Field(default="models/zoo", min_length=1, validate_default=True)
-    """The folder of models: <store>/<name>/<version>/manifest.json. Not set: the models that come with Penstock."""
-    device: Literal["auto", "cpu", "cuda"] = "auto"
-    """What inference runs on: "cuda" fails where CUDA does not load, "auto" takes it where it does."""
-    threads: int = Field(default=1, ge=1)
-    """Threads of one inference on a CPU. Scale by workers first."""
-
-    @field_validator("store")
-    @classmethod
-    def _ours_from_anywhere(cls, value: str) -> str:
-        own = Path(__file__).parent.parent / value
-        return str(own) if value == "models/zoo" and not Path(value).is_dir() and own.is_dir() else value
-
-
-class WorkerSettings(_Section):
-    """A scoring worker."""
-
-    name: str = ""
-    """The worker's name in logs, metrics and the prediction log; empty: host and process id."""
-    group: str = Field(default="penstock-scoring", min_length=1)
-    """The consumer group whose members share the requests."""
-    max_rows: int | None = Field(default=None, ge=1)
-    """Rows of a micro-batch at most; not set: what the model's manifest says."""
-    max_wait_ms: float | None = Field(default=None, ge=0)
-    """How long the oldest record of a micro-batch waits at most; not set: what the model's manifest says."""
-    p99_target_ms: float | None = Field(default=None, gt=0)
-    """Batches are kept small enough for this latency; not set: what the model's manifest says."""
-    commit_interval_ms: int = Field(default=100, ge=1, le=10_000)
-    """How often the prediction log and the consumed offsets are committed in a Kafka transaction."""
-    bulk: bool = True
-    """Whether this worker takes bulk scoring too."""
-    bulk_share: float = Field(default=0.1, gt=0, le=1)
-    """The share of the device's time that bulk scoring gets at least while requests keep it busy."""
-    max_request_bytes: int = Field(default=1024 * 1024, ge=1024, le=MAX_MESSAGE_BYTES)
-    """A larger request is answered TOO_LARGE."""
-
-
-class IngestSettings(_Section):
-    """The consumer that writes predictions, summaries and outcomes into ClickHouse."""
-
-    group: str = Field(default="penstock-ingest", min_length=1)
-    """Its consumer group."""
-    block_rows: int = Field(default=50_000, ge=1)
-    """Rows after which a block is written."""
-    block_seconds: float = Field(default=1.0, gt=0)
-    """Seconds after which a block is written, whatever its size."""
-
-
-class HttpSettings(_Section):
-    """Where the processes listen for their operators."""
-
-    host: str = "127.0.0.1"
-    """The address that every process listens on."""
-    worker_port: int = Field(default=0, ge=0, le=65535)
-    """A worker's /metrics, /healthz and /readyz; 0: any free port."""
-    warehouse_port: int = Field(default=8123, ge=0, le=65535)
-    """Ingest's /metrics, /healthz, /readyz and read-only /sql; 0: any free port."""
-
-
-class StackSettings(_Section):
-    """The local stack, `penstock up`."""
-
-    workers: int = Field(default=1, ge=0, le=256)
-    """Scoring workers."""
-    broker: str = "embedded"
-    """"embedded", "kafka" (a local Apache Kafka, needs java and mvn), or the host:port of one that runs already."""
-    state: str = ".penstock"
-    """The folder of the stack's data and logs. One stack at a time can use it."""
-
-
-class LogSettings(_Section):
-    """The processes' logs, on standard error."""
-
-    level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
-    """The least severe line that is written."""
-    format: Literal["json", "plain"] = "json"
-    """One JSON object a line, or text for a person."""
 
 
 class Settings(BaseSettings):

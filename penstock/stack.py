@@ -40,7 +40,8 @@ class LocalStack:
 
     `settings`: what the operator set; `stack.settings` is the same with the addresses of what was started.
     `broker`: "embedded", "kafka" or "host:port" (None: what the settings say); `workers` likewise; `ingest` False
-    leaves the warehouse out. `say` gets a line for people now and then, also from other threads.
+    leaves the warehouse out. `prepare` is called with `stack.settings` when the topics are there and nobody reads them
+    yet: what it writes to the control topic holds from the first request on. `say` gets a line for people now and then, also from other threads.
     `start` raises `StackError`.
     """
 
@@ -51,6 +52,7 @@ class LocalStack:
         broker: str | None = None,
         workers: int | None = None,
         ingest: bool = True,
+        prepare: Callable[[Settings], None] = lambda _settings: None,
         say: Callable[[str], None] = lambda _line: None,
     ) -> None:
         self.settings = settings
@@ -59,6 +61,7 @@ class LocalStack:
         self.workers = settings.stack.workers if workers is None else workers
         self.ingest = ingest
         self.addresses: dict[str, str] = {}
+        self._prepare = prepare
         self._say = say
         self._supervisor = Supervisor(lambda ended: say(str(ended)), self._restarted)
         self._lock: IO[str] | None = None
@@ -69,6 +72,7 @@ class LocalStack:
         try:
             self._start_broker()
             self._create_topics()
+            self._prepare(self.settings)
             if self.ingest:
                 self._start_ingest()
             self._start_workers()

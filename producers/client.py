@@ -42,6 +42,8 @@ from schemas.records import FeatureValue, ScoreReply, ScoreRequest
 from schemas.tensors import Array
 from schemas.topics import Topics
 
+__all__ = ["Score", "ScoringClient"]
+
 LOG: Final = logging.getLogger(__name__)
 CLOSED: Final = "the client was closed"
 POLL_SECONDS: Final = 0.1

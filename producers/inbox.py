@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import random
+import threading
+import time
 import uuid
 from typing import Final
 
@@ -25,6 +27,12 @@ FIXED: Final[Config] = {
     # Where the place read from is gone (a broker that lost its memory), read all: ids that are unknown are dropped.
     "auto.offset.reset": "earliest",
 }
+_PASSING: Final = (
+    KafkaError.NOT_LEADER_FOR_PARTITION,
+    KafkaError.LEADER_NOT_AVAILABLE,
+    KafkaError.UNKNOWN_TOPIC_OR_PART,
+    KafkaError._UNKNOWN_PARTITION,
+)
 
 
 class Inbox:
@@ -46,23 +54,36 @@ class Inbox:
 
     def open(self, timeout: float) -> int:
         """Choose a partition and its starting offset; returns the partition. Raises `BrokerUnavailableError`."""
+        give_up = time.monotonic() + timeout
         consumer = Consumer(self._settings)
         try:
             count = partitions_of(topics_at(consumer, self._config, timeout), self.topic, self._config)
-            partition = self._rng.randrange(count)
-            marks = consumer.get_watermark_offsets(TopicPartition(self.topic, partition), timeout=timeout)
-            if marks is None:
-                raise unreachable(self._config, f"no offsets of {self.topic} [{partition}] within {timeout:g} s")
-            consumer.assign([TopicPartition(self.topic, partition, marks[1])])
-        except KafkaException as error:
-            consumer.close()
-            raise unreachable(self._config, error) from None
+            partition = TopicPartition(self.topic, self._rng.randrange(count))
+            partition.offset = self._end(consumer, partition, give_up)
+            consumer.assign([partition])
         except BrokerUnavailableError:
             consumer.close()
             raise
         self._consumer = consumer
-        self.partition = partition
-        return partition
+        self.partition = partition.partition
+        return self.partition
+
+    def _end(self, consumer: Consumer, partition: TopicPartition, give_up: float) -> int:
+        # A leader that has just changed is not known everywhere yet: asking again is all that helps.
+        pause = threading.Event()
+        while True:
+            left = give_up - time.monotonic()
+            try:
+                marks = consumer.get_watermark_offsets(partition, timeout=max(left, 0.1))
+            except KafkaException as error:
+                if left <= 0 or error.args[0].code() not in _PASSING:
+                    raise unreachable(self._config, error) from None
+            else:
+                if marks is not None:
+                    return marks[1]
+                if left <= 0:
+                    raise unreachable(self._config, f"no offsets of {self.topic} [{partition.partition}] in time")
+            pause.wait(0.05)
 
     def poll(self, timeout: float, limit: int = 1000) -> list[bytes]:
         """Values that have come, up to `limit`; waits up to `timeout` seconds for the first. [] where none came.

@@ -97,7 +97,7 @@ class Publisher:
     def send_bytes(
         self,
         topic: str,
-        value: bytes,
+        value: bytes | None,
         *,
         key: bytes | None = None,
         partition: int = -1,
@@ -105,7 +105,7 @@ class Publisher:
         on_delivery: Delivered | None = None,
         timeout: float = 30.0,
     ) -> None:
-        """`send` for a record that is encoded already. Raises `KafkaException` for one over the size limit."""
+        """`send` for a record that is encoded already; None is a tombstone. Raises `KafkaException` for one over the size limit."""
         give_up = time.monotonic() + timeout
         while True:
             try:

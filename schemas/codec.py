@@ -139,9 +139,10 @@ class Codec:
         try:
             fields_ = fastavro.schemaless_reader(stream, writer, self._readers[name])
             result = _BUILDERS[name](cast("dict[str, Any]", fields_))
-        except EOFError:
-            raise DecodeError("TRUNCATED", f"{name} ends before its last field, after {len(data)} bytes") from None
         except Exception as error:  # noqa: BLE001 - corrupt bytes make fastavro raise anything
+            # fastavro raises IndexError where the bytes end within a number.
+            if isinstance(error, EOFError) or (isinstance(error, IndexError) and stream.tell() == len(data)):
+                raise DecodeError("TRUNCATED", f"{name} ends before its last field, after {len(data)} bytes") from None
             raise DecodeError("NOT_AVRO", f"no {name}: {type(error).__name__}: {error}") from None
         if stream.tell() != len(data):
             raise DecodeError("NOT_AVRO", f"{len(data) - stream.tell()} bytes left over after a {name}")

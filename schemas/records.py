@@ -22,7 +22,7 @@ class Tensor:
 
 @dataclass(frozen=True, slots=True)
 class StringColumn:
-    """Strings of many rows in Arrow's layout: row i is `data[offsets[i]:offsets[i + 1]]`, offsets little-endian int32."""
+    """Strings of many rows as in Arrow: row i is `data[offsets[i]:offsets[i + 1]]`, offsets little-endian int32."""
 
     offsets: bytes
     data: bytes

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
+from itertools import pairwise
 from typing import Any, Final
 
 import numpy as np
@@ -59,7 +60,7 @@ def to_tensor(name: str, array: Array) -> Tensor:
 
 
 def from_tensor(tensor: Tensor) -> Array:
-    """A `Tensor` as a read-only array (BYTES: an object array of str). Raises `TensorError` naming what does not fit."""
+    """A `Tensor` as a read-only array (BYTES: of str objects). Raises `TensorError` naming what does not fit."""
     if any(extent < 0 for extent in tensor.shape):
         raise TensorError(f"tensor {tensor.name!r}: negative extent in shape {list(tensor.shape)}")
     count = math.prod(tensor.shape)
@@ -121,4 +122,4 @@ def pack_strings(texts: Sequence[str | bytes]) -> StringColumn:
 def unpack_strings(column: StringColumn) -> list[str]:
     """The strings of a `StringColumn`."""
     ends = np.frombuffer(column.offsets, "<i4").tolist()
-    return [column.data[a:b].decode() for a, b in zip(ends[:-1], ends[1:], strict=True)]
+    return [column.data[a:b].decode() for a, b in pairwise(ends)]

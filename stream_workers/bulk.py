@@ -75,7 +75,7 @@ class BulkIntake:
     def take(self, messages: Sequence[Message]) -> None:
         """All messages of a poll of the bulk topic."""
         received_at = self._now_us()
-        epoch = self._ledger.admit(ends_of(messages), len(messages))
+        epoch = self._ledger.admit(ends_of(messages), len(messages), sum(len(message) for message in messages))
         for message in messages:
             try:
                 record = self._codec.decode(ScoreBatch, message.value())

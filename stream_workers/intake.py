@@ -110,8 +110,9 @@ class RequestIntake:
         received_at, received = self._now_us(), monotonic()
         partitions = [message.partition() or 0 for message in messages]
         offsets = [message.offset() or 0 for message in messages]
-        epoch = self._ledger.admit(ends_of(messages), len(messages))
-        values = [message.value() for message in messages]
+        values = [message.value() or b"" for message in messages]
+        sizes = [len(value) for value in values]
+        epoch = self._ledger.admit(ends_of(messages), len(messages), sum(sizes))
         groups, errors = decode_requests(self._codec, values)
         addresses = [reply_address(headers_of(message)) for message in messages]
         spoken = any(addresses)
@@ -145,9 +146,9 @@ class RequestIntake:
                 tensors=group.tensors,
                 features=group.features,
             )
-            too_large = [i for i, place in enumerate(places) if len(values[place] or b"") > self._max_bytes]
+            too_large = [i for i, place in enumerate(places) if sizes[place] > self._max_bytes]
             if too_large or spoken:
-                self._take_apart(requests, [addresses[i] for i in places], [len(values[i] or b"") for i in places])
+                self._take_apart(requests, [addresses[i] for i in places], [sizes[i] for i in places])
             else:
                 self._route(requests)
 

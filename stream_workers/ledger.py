@@ -33,6 +33,7 @@ class Epoch:
     number: int
     pending: int = 0
     records: int = 0
+    size: int = 0
     abandoned: bool = False
     offsets: dict[TopicPartition, int] = field(default_factory=dict)
     outputs: list[Output] = field(default_factory=list)
@@ -62,17 +63,18 @@ class Ledger:
         return self._in_flight
 
     @property
-    def uncommitted(self) -> int:
-        """Records admitted and not yet committed."""
+    def uncommitted_bytes(self) -> int:
+        """Bytes of the records admitted and not yet committed."""
         with self._changed:
-            return sum(epoch.records for epoch in self._live)
+            return sum(epoch.size for epoch in self._live)
 
-    def admit(self, offsets: Mapping[TopicPartition, int], records: int) -> Epoch:
-        """Take `records` polled records into the open epoch; `offsets`: the next offset of each partition."""
+    def admit(self, offsets: Mapping[TopicPartition, int], records: int, size: int) -> Epoch:
+        """Take `records` polled records of `size` bytes in the open epoch; `offsets`: the next of each partition."""
         with self._changed:
             epoch = self._open
             epoch.pending += records
             epoch.records += records
+            epoch.size += size
             epoch.offsets.update(offsets)
             self._in_flight += records
             return epoch

@@ -78,6 +78,7 @@ class ScoringConfig:
     max_request_bytes: int = 1024 * 1024
     max_poll: int = 4096
     max_rows_in_flight: int = 65_536
+    max_bytes_in_flight: int = 64 * 1024 * 1024
 
 
 class ScoringWorker:
@@ -218,9 +219,7 @@ class ScoringWorker:
     ) -> tuple[Pipeline, Committer]:
         config = self._config
         bulk = name == "bulk"
-        # A bulk record is thousands of rows, so a few of them at a time are enough to keep the device busy.
         errands = Errands()
-        limit = 48 if bulk else config.max_rows_in_flight * 4
         pipeline = Pipeline(
             name,
             consumer,
@@ -228,8 +227,12 @@ class ScoringWorker:
             ledger,
             take,
             errands,
-            max_poll=4 if bulk else config.max_poll,
-            held_back=lambda: self._device.rows(bulk) > config.max_rows_in_flight or ledger.uncommitted > limit,
+            # A bulk record is thousands of rows.
+            max_poll=8 if bulk else config.max_poll,
+            held_back=lambda: (
+                self._device.rows(bulk) > config.max_rows_in_flight
+                or ledger.uncommitted_bytes > config.max_bytes_in_flight
+            ),
             health=self._health,
             metrics=self._metrics,
         )

@@ -27,7 +27,7 @@ def export(
     output: Annotated[Path, typer.Argument(help="The Parquet file to write.")],
     start: Annotated[
         datetime, typer.Option("--from", formats=["%Y-%m-%d"], help="First day of departure, New York time.")
-    ] = datetime(2013, 4, 1),  # noqa: B008, DTZ001 - typer reads the default; it is a day, not an instant
+    ] = datetime(2013, 4, 1),  # noqa: DTZ001 - typer reads the default; it is a day, not an instant
     days: Annotated[int, typer.Option(min=1, help="How many days.")] = 30,
     outcomes: Annotated[
         bool, typer.Option("--outcomes", help="Also what happened: late, arrived_at. No model may have these.")
@@ -40,6 +40,8 @@ def export(
         console.fail(f"{output}: give the output a name that ends in .parquet")
     if output.exists() and not force:
         console.fail(f"{output} is there already; give --force to replace it, or another name")
+    if not output.parent.is_dir():
+        console.fail(f"{output.parent} is no folder; make it first")
     import pyarrow.parquet as pq
 
     from penstock.flights.data import feature_table
@@ -57,7 +59,7 @@ def export(
     finally:
         part.unlink(missing_ok=True)
     if as_json:
-        columns = table.column_names
-        console.print_json({"output": output, "rows": table.num_rows, "columns": columns, "bytes": output.stat().st_size})
+        size = output.stat().st_size
+        console.print_json({"output": output, "rows": table.num_rows, "columns": table.column_names, "bytes": size})
     else:
         console.note(f"{output}: {table.num_rows:,} flights in {table.num_columns} columns")

@@ -31,8 +31,9 @@ def up(
     settings = console.settings(stack=False)
     _check(broker or settings.stack.broker)
     # What ends this process in the ordinary way also ends it in an orderly way.
-    for name in (signal.SIGTERM, signal.SIGHUP):
-        signal.signal(name, _interrupt)
+    signal.signal(signal.SIGTERM, _interrupt)
+    if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:  # which is how nohup asks to be left alone
+        signal.signal(signal.SIGHUP, _interrupt)
     stack = LocalStack(settings, broker=broker, workers=workers, ingest=ingest, say=console.note)
     try:
         with stack:

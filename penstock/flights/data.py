@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from datetime import UTC, date, datetime, timedelta
+from datetime import UTC, date, datetime
 from functools import cache
 from typing import Any, Final
 
@@ -48,14 +48,14 @@ class Dataset:
 
     def between(self, start: date, days: int) -> slice:
         """Rows whose New York date is in [start, start + days). Raises `FlightsDataError` where there are none."""
-        end = start + timedelta(days=days)
-        if days < 1 or end <= FIRST_DAY or start > LAST_DAY:
+        first = _day_number(start)
+        if days < 1 or first + days <= _day_number(FIRST_DAY) or start > LAST_DAY:
             raise FlightsDataError(
                 f"no flights in the {days} days from {start}: the data runs from {FIRST_DAY} to {LAST_DAY}"
             )
         # Departures of one New York date follow one another, so its rows do too.
-        first, last = np.searchsorted(self.flights.day, [_day_number(start), _day_number(end)])
-        return slice(int(first), int(last))
+        begin, end = np.searchsorted(self.flights.day, [first, first + days])
+        return slice(int(begin), int(end))
 
     def labels(self, rows: slice) -> np.ndarray[Any, np.dtype[np.float64]]:
         """1.0 late, 0.0 in time, NaN without an outcome."""

@@ -43,7 +43,8 @@ def numbers(array: Array) -> Array:
     """An input or column as numbers per row; text counts by its length."""
     if array.dtype == object:
         array = np.vectorize(len, otypes=[float])(array) if array.size else np.zeros(array.shape)
-    return array.reshape(len(array), -1).astype(np.float64).sum(axis=1)
+    total: Array = array.reshape(len(array), -1).astype(np.float64).sum(axis=1)
+    return total
 
 
 def outputs_for(total: Array) -> dict[str, Array]:
@@ -61,6 +62,7 @@ class Scorer:
     seen: list[ScoreRequest] = field(default_factory=list)
     batches: list[tuple[int, str, int]] = field(default_factory=list)
     headers: list[dict[str, bytes]] = field(default_factory=list)
+    partitions: list[int] = field(default_factory=list)
     attempts: Counter[str] = field(default_factory=Counter)
     unanswered: int = 0
     most_unanswered: int = 0
@@ -115,7 +117,9 @@ class Scorer:
         if message.topic() == self.topics.requests:
             request = self._codec.decode(ScoreRequest, value)
             self.seen.append(request)
-            self.headers.append({key: bytes(text or b"") for key, text in message.headers() or []})
+            self.partitions.append(message.partition() or 0)
+            headers = message.headers() or []
+            self.headers.append({key: value for key, value in headers if isinstance(value, bytes)})  # type: ignore[str-unpack]
             self._answer(request.request_id, request.reply_topic, request.reply_partition, self._reply(request))
         else:
             batch = self._codec.decode(ScoreBatch, value)

@@ -156,6 +156,7 @@ def test_a_batch_is_never_late_never_idle_counts_rows_and_is_full_under_a_backlo
         assert lane.served == mine, "every record once, and in order"
 
 
+@settings(deadline=None)
 @given(limits_, st.integers(1, 100), st.floats(0, 100), st.data())
 def test_with_no_service_time_learned_every_slot_counts(
     limits: BatchLimits, rows: int, oldest: float, data: st.DataObject

@@ -6,7 +6,7 @@ import math
 import random
 
 import pytest
-from hypothesis import assume, given
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from models.batching import ArrivalRate, BatchLimits, BatchPolicy, ServiceTime
@@ -16,6 +16,7 @@ slopes = st.floats(0, 0.01)
 intercepts = st.floats(0, 0.1)
 
 
+@settings(deadline=None)
 @given(sizes, slopes, intercepts)
 def test_a_straight_line_is_learned(rows: list[int], a: float, b: float) -> None:
     assume(max(rows[-40:]) > 1.5 * min(rows[-40:]))
@@ -26,6 +27,7 @@ def test_a_straight_line_is_learned(rows: list[int], a: float, b: float) -> None
         assert service.estimate(one) == pytest.approx(a * one + b, rel=0.05, abs=1e-4)
 
 
+@settings(deadline=None)
 @given(st.lists(st.tuples(st.integers(1, 10_000), st.floats(0, 10)), max_size=50), st.integers(0, 100_000))
 def test_slope_intercept_and_estimate_are_finite_and_never_negative(seen: list[tuple[int, float]], rows: int) -> None:
     service = ServiceTime()
@@ -69,6 +71,7 @@ def test_a_spell_of_equal_batches_keeps_the_slope() -> None:
     assert service.estimate(32) == pytest.approx(0.042, rel=0.05)
 
 
+@settings(deadline=None)
 @given(st.integers(1, 50), st.floats(10, 5000))
 def test_the_arrival_rate_is_learned_and_falls_when_nothing_comes(rows: int, per_second: float) -> None:
     arrivals = ArrivalRate()
@@ -97,6 +100,7 @@ def learned(limits: BatchLimits, a: float, b: float) -> BatchPolicy:
     return policy
 
 
+@settings(deadline=None)
 @given(st.floats(1e-5, 1e-3), st.floats(0, 0.05), st.floats(0.001, 1), st.integers(1, 4096))
 def test_the_target_caps_the_rows_so_that_two_batches_fit(a: float, b: float, target: float, rows: int) -> None:
     policy = learned(BatchLimits(max_rows=rows, p99_target=target), a, b)

@@ -24,6 +24,7 @@ def halves(name: str, **more: object) -> Experiment:
     return Experiment.create(name, "m", {"a": 0.5, "b": 0.5}, {"a": "1", "b": "2"}, **more)  # type: ignore[arg-type]
 
 
+@settings(deadline=None)
 @given(texts, st.lists(texts))
 def test_the_bucket_is_xxh3_of_salt_and_user_modulo_10000(salt: str, users: list[str]) -> None:
     expected = [xxhash.xxh3_64(f"{salt}:{user}".encode()).intdigest() % 10_000 for user in users]
@@ -85,6 +86,7 @@ def test_variants_are_balanced_within_each_partition() -> None:
     assert stats.chi2_contingency(table).pvalue > 1e-5
 
 
+@settings(deadline=None)
 @given(st.lists(texts, max_size=50))
 def test_assign_many_is_assign_for_each(users: list[str]) -> None:
     quarters = halves("x", layer="home", layer_ranges=((0, 2500), (7000, 9000)))
@@ -99,7 +101,7 @@ def test_an_unknown_or_stopped_experiment_assigns_nobody() -> None:
     assert router.assign("never", "u") is None
 
 
-@settings(max_examples=30)
+@settings(max_examples=30, deadline=None)
 @given(st.lists(st.integers(1, BUCKETS - 1), min_size=1, max_size=4, unique=True), st.integers(0, 10**9))
 def test_experiments_of_one_layer_exclude_each_other_and_share_it_all(cuts: list[int], seed: int) -> None:
     ends = [0, *sorted(cuts), BUCKETS]

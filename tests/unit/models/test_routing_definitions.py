@@ -47,6 +47,7 @@ def share_of(experiment: Experiment) -> dict[str, float]:
     return {variant.name: variant.share for variant in experiment.variants}
 
 
+@settings(deadline=None)
 @given(full)
 def test_a_share_is_owned_to_one_bucket_in_ten_thousand(shares: dict[str, float]) -> None:
     experiment = Experiment.create("e", "m", shares, VERSIONS)
@@ -106,6 +107,7 @@ def test_raising_takes_users_who_were_in_no_variant_before_those_another_gives_u
     assert not ramped["b"] & owned(experiment)["a"]
 
 
+@settings(deadline=None)
 @given(shares_)
 def test_shares_above_100_percent_are_refused(shares: dict[str, float]) -> None:
     assume(math.fsum(shares.values()) > 1 + 1e-4)
@@ -144,6 +146,7 @@ def test_a_variant_needs_a_share_and_a_version() -> None:
         Experiment.create("e", "m", {"a": 0.5, "b": 0.5}, {"a": "1"})
 
 
+@settings(deadline=None)
 @given(full, full, st.sampled_from(["", "home", "früh"]), st.booleans(), texts)
 def test_a_definition_survives_json_and_assigns_the_same(
     first: dict[str, float], then: dict[str, float], layer: str, stopped: bool, name: str
@@ -209,12 +212,14 @@ def test_a_missing_key_is_named(key: str) -> None:
         Experiment.from_json(json.dumps(body))
 
 
+@settings(deadline=None)
 @given(st.text() | st.recursive(st.none() | st.booleans() | st.integers() | st.text(), st.lists).map(json.dumps))
 def test_text_that_is_no_definition_raises_only_the_typed_error(text: str) -> None:
     with pytest.raises(ExperimentError):
         Experiment.from_json(text)
 
 
+@settings(deadline=None)
 @given(st.sampled_from(WRONG), json_)
 def test_any_value_anywhere_is_read_or_refused_with_the_typed_error(
     case: tuple[list[str | int], Any, str], value: Any

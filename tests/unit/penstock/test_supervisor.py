@@ -124,6 +124,15 @@ def test_a_service_that_ends_before_it_is_ready_names_its_last_words_and_its_log
     assert str(caught.value) == f"bad ended with status 2 before it was ready; its log is {log}: no such model"
 
 
+def test_the_last_words_of_a_process_that_logs_json_are_its_message(tmp_path: Path) -> None:
+    log = tmp_path / "log"
+    log.write_text('starting\n{"level": "ERROR", "message": "no such topic", "exception": "..."}\n\n')
+    assert tail(log) == "no such topic"
+    log.write_text("[1, 2]\n")
+    assert tail(log) == "[1, 2]"
+    assert tail(tmp_path / "none") == ""
+
+
 def test_a_service_that_is_never_ready_is_given_up_in_time(tmp_path: Path) -> None:
     service = Program("slow", FOREVER, tmp_path / "slow.log", ready_url="http://127.0.0.1:1/")
     supervisor = Supervisor()

@@ -72,6 +72,5 @@ def of(record: type[Record]) -> st.SearchStrategy[Record]:
     """Any record of this type."""
     parts = {}
     for name, kind in record.__annotations__.items():
-        plain = PLAIN.get(kind) or (ints if name in INT32 else longs)
-        parts[name] = PARTS[record].get(name, plain)
+        parts[name] = PARTS[record].get(name, PLAIN.get(kind, ints if name in INT32 else longs))
     return st.builds(record, **parts)

@@ -60,7 +60,7 @@ def read(schema_text: str, writer_text: str, data: bytes) -> dict[str, Any]:
 
 
 @every_record
-@settings(max_examples=25)
+@settings(max_examples=25, deadline=None)
 @given(data=st.data())
 def test_this_release_reads_records_of_the_next(record: type[Record], data: st.DataObject) -> None:
     name, newer = record.__name__, next_version(record.__name__)
@@ -76,7 +76,7 @@ def test_this_release_reads_records_of_the_next(record: type[Record], data: st.D
 
 
 @every_record
-@settings(max_examples=25)
+@settings(max_examples=25, deadline=None)
 @given(data=st.data())
 def test_the_next_release_reads_records_of_this(record: type[Record], data: st.DataObject) -> None:
     name = record.__name__
@@ -115,7 +115,7 @@ def test_a_schema_changed_without_a_history_entry_is_refused() -> None:
 def test_a_field_that_lost_its_default_is_refused() -> None:
     published = json.loads(json.dumps(PUBLISHED))
     published["Outcome"]["required"].remove("value")
-    with pytest.raises(make_vectors.HistoryError, match="Outcome.avsc: value needs a default"):
+    with pytest.raises(make_vectors.HistoryError, match=r"Outcome\.avsc: value needs a default"):
         make_vectors.fingerprint_vectors(published)
 
 
@@ -144,7 +144,7 @@ def test_the_schema_is_in_the_namespace_and_names_its_record(record: type[Record
     ("text", "said"),
     [
         ("{", "no Avro schema: JSONDecodeError"),
-        ('{"type": "record", "name": "X"}', "no Avro schema"),
+        ('{"type": "record", "fields": []}', "no Avro schema"),
         ('{"type": "record", "name": "X", "fields": [{"name": "a", "type": "Y"}]}', "no Avro schema: UnknownType"),
         ('"string"', "not of a record"),
         ('{"type": "map", "values": "long"}', "not of a record"),
@@ -156,23 +156,14 @@ def test_a_text_that_is_no_schema_of_a_record_is_refused(text: str, said: str) -
 
 
 EMPTY = {"type": "record", "name": "Empty", "fields": []}
+NULLS = {"type": "record", "name": "Nulls", "fields": [{"name": "n", "type": "null"}]}
 
 
-@pytest.mark.parametrize(
-    "items",
-    [
-        "null",
-        EMPTY,
-        {"type": "fixed", "name": "F", "size": 0},
-        {"type": "record", "name": "N", "fields": [{"name": "n", "type": "null"}]},
-    ],
-)
+@pytest.mark.parametrize("items", ["null", EMPTY, NULLS, {"type": "fixed", "name": "F", "size": 0}])
 def test_a_schema_whose_arrays_could_be_endless_is_refused(items: Any) -> None:
     # Ten bytes announce 2^62 such items, and reading them would take centuries.
-    for kind in (
-        {"type": "array", "items": items},
-        ["null", {"type": "map", "values": {"type": "array", "items": items}}],
-    ):
+    array = {"type": "array", "items": items}
+    for kind in (array, ["null", {"type": "map", "values": array}]):
         schema = {"type": "record", "name": "X", "fields": [{"name": "a", "type": kind}]}
         with pytest.raises(SchemaError, match="take no bytes"):
             CODEC.learn(json.dumps(schema))

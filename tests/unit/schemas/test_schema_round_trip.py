@@ -22,7 +22,7 @@ SAMPLES = {type(sample): CODEC.encode(sample) for sample in samples()}
 
 
 @every_record
-@settings(max_examples=60)
+@settings(max_examples=60, deadline=None)
 @given(data=st.data())
 def test_every_record_comes_back_equal(record: type[Record], data: st.DataObject) -> None:
     one = data.draw(of(record))
@@ -57,17 +57,20 @@ def test_every_schema_and_every_field_has_a_doc(record: type[Record]) -> None:
 
 
 def outcome(record: type[Record], data: bytes | None) -> str:
+    caught = None
     try:
         CODEC.decode(record, data)
     except DecodeError as error:
-        assert error.reason in ("NOT_AVRO", "UNKNOWN_FINGERPRINT", "TRUNCATED", "WRONG_TYPE")
-        assert "\n" not in str(error)
-        return error.reason
-    return "decoded"
+        caught = error
+    if caught is None:
+        return "decoded"
+    assert caught.reason in ("NOT_AVRO", "UNKNOWN_FINGERPRINT", "TRUNCATED", "WRONG_TYPE")
+    assert "\n" not in str(caught)
+    return caught.reason
 
 
 @every_record
-@settings(max_examples=150, deadline=2000)
+@settings(max_examples=150, deadline=None)
 @given(data=st.data())
 def test_arbitrary_bytes_raise_only_decode_error(record: type[Record], data: st.DataObject) -> None:
     raw = data.draw(st.binary(max_size=200))
@@ -77,7 +80,7 @@ def test_arbitrary_bytes_raise_only_decode_error(record: type[Record], data: st.
 
 
 @every_record
-@settings(max_examples=150, deadline=2000)
+@settings(max_examples=150, deadline=None)
 @given(data=st.data())
 def test_corrupt_records_raise_only_decode_error(record: type[Record], data: st.DataObject) -> None:
     whole = bytearray(CODEC.encode(data.draw(of(record))))
@@ -98,6 +101,7 @@ def test_a_record_cut_anywhere_is_refused(record: type[Record]) -> None:
 
 
 @every_record
+@settings(deadline=None)
 @given(blobs.filter(bool))
 def test_bytes_left_over_are_refused(record: type[Record], more: bytes) -> None:
     assert outcome(record, SAMPLES[record] + more) == "NOT_AVRO"
@@ -139,11 +143,12 @@ def sized(**values: object) -> ScoreRequest:
     ],
 )
 def test_a_record_that_does_not_fit_its_schema_is_refused_by_name(values: dict[str, object], said: str) -> None:
-    with pytest.raises(EncodeError, match="^ScoreRequest cannot be encoded: ") as caught:
+    with pytest.raises(EncodeError, match=r"^ScoreRequest cannot be encoded: ") as caught:
         CODEC.encode(sized(**values))
     assert said in str(caught.value)
 
 
+@settings(deadline=None)
 @given(st.dictionaries(texts, st.booleans() | st.integers(-(2**53), 2**53)))
 def test_a_feature_that_is_a_whole_number_or_a_yes_or_no_arrives_as_a_number(features: dict[str, int]) -> None:
     back = CODEC.decode(ScoreRequest, CODEC.encode(sized(features=features)))

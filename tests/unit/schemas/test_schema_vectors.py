@@ -103,9 +103,7 @@ def canonical(schema: Any, namespace: str = "") -> str:
         parts.append('"fields":[' + ",".join(inner) + "]")
     if "symbols" in schema:
         parts.append('"symbols":' + json.dumps(schema["symbols"], separators=(",", ":")))
-    for key in ("items", "values"):
-        if key in schema:
-            parts.append(f'"{key}":{canonical(schema[key], namespace)}')
+    parts += [f'"{key}":{canonical(schema[key], namespace)}' for key in ("items", "values") if key in schema]
     return "{" + ",".join(parts) + "}"
 
 

@@ -1,0 +1,98 @@
+"""kill -9 of ingest in every gap between plan, insert and commit leaves each row in ClickHouse exactly once."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from ingest_kafka import client, committed, consumer, send
+from prediction_batches import DAY, NOON, batch
+
+from penstock.brokers import LocalBroker
+from schemas.topics import Topics
+
+HERE = Path(__file__).parent
+BATCHES = 48
+ROWS = 5
+EXACT = """
+    SELECT count(), uniqExact(request_id), (SELECT sum(rows) FROM predictions_per_minute),
+           (SELECT sum(latency_sum) FROM predictions_per_minute), sum(dateDiff('microsecond', sent_at, scored_at))
+    FROM predictions SETTINGS optimize_use_projections = 0
+"""
+PROJECTED = "SELECT sum(rows) FROM predictions_per_minute SETTINGS force_optimize_projection = 1"
+
+pytestmark = [pytest.mark.kafka]
+
+
+def spawn(*arguments: str) -> subprocess.Popen[str]:
+    root = HERE.parent.parent
+    return subprocess.Popen(
+        [sys.executable, str(HERE / "ingest_process.py"), *arguments],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "PYTHONPATH": str(root)},
+    )
+
+
+def ask(folder: Path, sql: str) -> list[Any]:
+    done = spawn("query", str(folder), "pen", sql)
+    out, err = done.communicate(timeout=60)
+    assert done.returncode == 0, err[-2000:]
+    rows: list[Any] = json.loads(out)
+    return rows
+
+
+def until(condition: Callable[[], bool], seconds: float, what: str) -> None:
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, what
+        time.sleep(0.1)
+
+
+@pytest.mark.parametrize("gap", ["planned", "part", "inserted"])
+def test_a_kill_in_any_gap_leaves_every_row_once_in_table_and_roll_up(
+    gap: str, broker: LocalBroker, topics: Topics, tmp_path: Path
+) -> None:
+    group = f"{topics.prefix}ingest"
+    wish = {
+        "folder": str(tmp_path / "chdb"),
+        "prefix": topics.prefix,
+        "client": client(broker.address),
+        "consumer": consumer(broker.address, group),
+        "rows": 15,
+    }
+    # Neighbours in a partition lie on different days, so that every block comes in two pieces.
+    batches = [batch(number, ROWS, scored_at=NOON + (number // 4 % 2) * DAY) for number in range(BATCHES)]
+    send(broker.address, topics.predictions, batches)
+
+    victim = spawn("run", json.dumps({**wish, "gap": gap}))
+    _, err = victim.communicate(timeout=60)
+    assert victim.returncode == -9, err[-2000:]
+    left = int(ask(tmp_path / "chdb", "SELECT count() FROM predictions")[0][0])
+    assert 0 < left < BATCHES * ROWS, "the kill was to come in the middle"
+
+    # The same again on what the first one left, and then one that lives.
+    second = spawn("run", json.dumps({**wish, "gap": gap}))
+    _, err = second.communicate(timeout=90)
+    assert second.returncode == -9, err[-2000:]
+
+    heir = spawn("run", json.dumps({**wish, "gap": ""}))
+    wanted = dict.fromkeys(range(4), BATCHES // 4)
+    try:
+        until(lambda: committed(broker.address, group, topics.predictions) == wanted, 60, "ingest did not get through")
+    finally:
+        heir.terminate()
+        _, err = heir.communicate(timeout=30)
+    assert heir.returncode == 0, err[-2000:]
+
+    rows = BATCHES * ROWS
+    assert ask(tmp_path / "chdb", EXACT) == [[rows, rows, rows, rows * 7000, rows * 7000]]
+    assert ask(tmp_path / "chdb", PROJECTED) == [[rows]]

@@ -1,0 +1,156 @@
+"""Input files: same rows in the same order whatever the format and wherever the reading begins."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.csv as pa_csv
+import pyarrow.parquet as pq
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from producers import files, jsonlines
+from producers.errors import BulkInputError
+from producers.files import Piece, open_source, rechunk
+
+ROWS = 1000
+
+
+def write(folder: Path, kind: str) -> Path:
+    table = pa.table(
+        {"id": list(range(ROWS)), "x": [i / 2 for i in range(ROWS)], "name": [f"n {i}" for i in range(ROWS)]}
+    )
+    path = folder / f"in.{kind}"
+    if kind == "parquet":
+        pq.write_table(table, path, row_group_size=130)
+    elif kind == "csv":
+        pa_csv.write_csv(table, path)
+    else:
+        path.write_text("".join(json.dumps(row) + "\n" for row in table.to_pylist()))
+    return path
+
+
+@pytest.fixture(autouse=True)
+def small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(files, "BLOCK_BYTES", 2000)
+    monkeypatch.setattr(jsonlines, "BLOCK_BYTES", 2000)
+
+
+@pytest.mark.parametrize("kind", ["parquet", "csv", "jsonl"])
+@pytest.mark.parametrize("skip", [0, 1, 130, 517, 999, 1000, 5000])
+def test_reading_from_any_row_gives_the_rest(tmp_path: Path, kind: str, skip: int) -> None:
+    source = open_source(write(tmp_path, kind))
+    wanted = {"name": pa.string(), "x": pa.float64(), "id": None}
+    pieces = list(source.pieces(wanted, skip))
+    found = [row for piece in pieces for row in piece.table.to_pylist()]
+    assert [row["name"] for row in found] == [f"n {i}" for i in range(skip, ROWS)]
+    assert [float(row["x"]) for row in found] == [i / 2 for i in range(skip, ROWS)]
+    if pieces:
+        assert pieces[0].table.column_names == ["name", "x", "id"]
+        assert pieces[-1].position == source.size
+        assert {name: piece.table.schema.field(name).type for piece in pieces for name in wanted} == source.types(
+            wanted
+        )
+    if kind != "parquet":
+        assert source.rows is None
+        assert kind == "csv" or skip >= 900 or len(pieces) > 5  # blocks, not the whole file
+    else:
+        assert source.rows == ROWS
+
+
+@given(st.lists(st.integers(0, 30), max_size=12), st.integers(1, 25))
+def test_rechunking_keeps_rows_order_and_errors(sizes: list[int], rows: int) -> None:
+    def pieces() -> Iterator[Piece]:
+        start = 0
+        for size in sizes:
+            numbers = range(start, start + size)
+            errors = {at: f"e{number}" for at, number in enumerate(numbers) if number % 7 == 0}
+            yield Piece(pa.table({"n": pa.array(numbers, pa.int64())}), start, errors)
+            start += size
+
+    out = list(rechunk(pieces(), rows))
+    assert [one for piece in out for one in piece.table["n"].to_pylist()] == list(range(sum(sizes)))
+    assert all(piece.table.num_rows == rows for piece in out[:-1])
+    for number, piece in enumerate(out):
+        start = number * rows
+        assert piece.errors == {at: f"e{start + at}" for at in range(piece.table.num_rows) if (start + at) % 7 == 0}
+
+
+def read_lines(path: Path, wanted: dict[str, Any]) -> tuple[list[dict[str, Any]], dict[int, str]]:
+    rows: list[dict[str, Any]] = []
+    errors: dict[int, str] = {}
+    for piece in open_source(path).pieces(wanted):
+        errors.update({len(rows) + row: text for row, text in piece.errors.items()})
+        rows += piece.table.to_pylist()
+    return rows, errors
+
+
+def test_a_line_that_is_no_json_object_costs_its_row_only(tmp_path: Path) -> None:
+    path = tmp_path / "in.jsonl"
+    path.write_text('{"id":1,"x":1}\n\n{"id":2,"x":\n[3]\n"text"\n{"id":5,"x":"five"}\n{"id":6,"x":true}\n{"id":7}\n')
+    rows, errors = read_lines(path, {"id": None, "x": pa.float64()})
+    assert [row["id"] for row in rows] == [1, None, None, None, 5, 6, 7]
+    assert [row["x"] for row in rows] == [1.0, None, None, None, None, 1.0, None]
+    assert sorted(errors) == [1, 2, 3, 4]
+    assert errors[1].startswith("line 3: not JSON")
+    assert errors[2] == "line 4: not a JSON object"
+    assert errors[3] == "line 5: not a JSON object"
+    assert errors[4] == "column 'x': expected a number, got \"five\""
+
+
+def test_times_in_json_stay_the_text_they_are(tmp_path: Path) -> None:
+    path = tmp_path / "in.jsonl"
+    path.write_text('{"at":"2013-01-01 00:00:00"}\n{"at":"soon"}\n')
+    rows, errors = read_lines(path, {"at": None})
+    assert [row["at"] for row in rows] == ["2013-01-01 00:00:00", "soon"]
+    assert errors == {}
+
+
+def test_an_id_that_does_not_fit_its_column_is_named_with_its_line(tmp_path: Path) -> None:
+    path = tmp_path / "in.jsonl"
+    path.write_text('{"id":1}\n' * 300 + '{"id":"abc"}\n')
+    with pytest.raises(BulkInputError, match=r"in.jsonl line 301: column 'id': expected a whole number, got \"abc\""):
+        read_lines(path, {"id": None})
+
+
+def test_csv_text_is_kept_as_it_is(tmp_path: Path) -> None:
+    path = tmp_path / "in.csv"
+    path.write_text('id,x\n007,1\n"a\nb",\n,2\n')
+    rows = [row for piece in open_source(path).pieces({"id": None, "x": None}) for row in piece.table.to_pylist()]
+    assert rows == [{"id": "007", "x": "1"}, {"id": "a\nb", "x": ""}, {"id": "", "x": "2"}]
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("no.parquet", None, "no such file"),
+        ("in.xlsx", b"", "cannot tell its format"),
+        ("in.parquet", b"not parquet", "Parquet"),
+        ("in.csv", b"", "Empty CSV"),
+        ("in.csv", b"a,b,a\n1,2,3\n", "column 'a' is there twice"),
+        ("in.jsonl", b"\n\n", "is empty"),
+        ("in.jsonl", b"nothing\nhere\n", "no line of it is a JSON object"),
+    ],
+)
+def test_an_unreadable_file_is_refused_in_one_line(
+    tmp_path: Path, name: str, content: bytes | None, message: str
+) -> None:
+    path = tmp_path / name
+    if content is not None:
+        path.write_bytes(content)
+    with pytest.raises(BulkInputError, match=message) as caught:
+        open_source(path)
+    assert "\n" not in str(caught.value)
+    assert name in str(caught.value)
+
+
+def test_a_csv_row_of_another_width_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "in.csv"
+    path.write_text("a,b\n1,2\n3\n")
+    with pytest.raises(BulkInputError, match="Expected 2 columns, got 1"):
+        list(open_source(path).pieces({"a": None}))
