@@ -41,8 +41,8 @@ class LocalStack:
     `settings`: what the operator set; `stack.settings` is the same with the addresses of what was started.
     `broker`: "embedded", "kafka" or "host:port" (None: what the settings say); `workers` likewise; `ingest` False
     leaves the warehouse out. `prepare` is called with `stack.settings` when the topics are there and nobody reads them
-    yet: what it writes to the control topic holds from the first request on. `say` gets a line for people now and then, also from other threads.
-    `start` raises `StackError`.
+    yet: what it writes to the control topic holds from the first request on. `say` gets a line for people now and
+    then, also from other threads. `start` raises `StackError`.
     """
 
     def __init__(

@@ -183,9 +183,11 @@ class Replay:
     ) -> Tally:
         """Send all events and wait for the answers. `on_progress` is called often; it should be quick.
 
-        Raises `DeliveryError` and `BrokerUnavailableError` where Kafka does not take a record.
+        Raises `DeliveryError` and `BrokerUnavailableError` where Kafka does not take a record, and `NoAnswerError`
+        where nothing is answered for `patience` seconds and no more may be sent.
         """
         requests = outcomes = 0
+        self._heard = self._clock()
         for event in events:
             if isinstance(event.record, Outcome):
                 outcome = replace(event.record, sent_at=_microseconds(self._clock()))
@@ -229,6 +231,11 @@ class Replay:
         # Also when nothing keeps it back: an answer's time is taken when it is read, so it is read at once.
         self._listen(0)
         while wait := pace.wait(now := self._clock(), len(self._open)):
+            if wait == math.inf and now - self._heard > self._patience:
+                raise NoAnswerError(
+                    f"none of {len(self._open):,} requests was answered for {self._patience:.0f} s; "
+                    "the workers' logs may say why"
+                )
             self._listen(min(max(wait, _SHORTEST_WAIT), _LONGEST_WAIT))
         return now
 

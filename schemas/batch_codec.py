@@ -24,6 +24,8 @@ Ints = npt.NDArray[np.int64]
 
 # Records whose tails differ are compared with at most this many references; the rest go through fastavro.
 MAX_TEMPLATES: Final = 8
+# Fancy indexing takes 8 bytes of index for each byte it picks: longer spans are cut out one by one.
+MAX_INDEXED: Final = 512
 # A varint of 64 bits has at most 10 bytes; reading past the last record must stay inside the buffer.
 _PAD: Final = bytes(32)
 
@@ -239,10 +241,12 @@ def _same_words(cursor: _Cursor, rows: Ints, spans: Sequence[tuple[Ints, Ints]])
         a, b = begin[rows], stop[rows]
         width = int(b[0] - a[0])
         same &= (b - a) == width
+        if width > MAX_INDEXED or not same.all():
+            same[:] = False
+            break
         if width:
             reference = cursor.buffer[a[0] : b[0]]
-            last = len(cursor.buffer) - 1
-            same &= (cursor.buffer[np.minimum(a[:, None] + np.arange(width), last)] == reference).all(axis=1)
+            same &= (cursor.buffer[a[:, None] + np.arange(width)] == reference).all(axis=1)
     if same.all():
         return [np.arange(len(rows))]
     keys: dict[tuple[bytes, ...], list[int]] = {}
@@ -296,9 +300,15 @@ class _Template:
 
     def match(self, buffer: npt.NDArray[np.uint8], at: Ints, end: Ints) -> tuple[Array, npt.NDArray[np.bool_]]:
         """The tails [k, bytes] that equal this one but for data, and which of the records they are."""
-        fits = (end - at) == len(self.raw)
+        width = len(self.raw)
+        fits = (end - at) == width
         rows = np.flatnonzero(fits)
-        matrix = buffer[at[rows][:, None] + np.arange(len(self.raw))]
+        if width <= MAX_INDEXED:
+            matrix = buffer[at[rows][:, None] + np.arange(width)]
+        else:
+            whole = memoryview(buffer)
+            cut = b"".join([whole[a : a + width] for a in at[rows].tolist()])
+            matrix = np.frombuffer(cut, np.uint8).reshape(-1, width)
         equal = (matrix[:, self.constant] == self.raw[self.constant]).all(axis=1)
         if not equal.all():
             fits[rows[~equal]] = False
@@ -318,6 +328,7 @@ def _long(data: bytes, at: int) -> tuple[int, int]:
         value |= (byte & 0x7F) << shift
         shift += 7
         if byte < 0x80:
+            value &= 0xFFFF_FFFF_FFFF_FFFF
             return (value >> 1) ^ -(value & 1), at
         if shift > 63:
             raise IndexError

@@ -68,7 +68,7 @@ def from_tensor(tensor: Tensor) -> Array:
         texts = unpack_bytes(tensor.name, tensor.data, count)
         array = np.empty(count, object)
         array[:] = texts
-        return array.reshape(tensor.shape)
+        return _shaped(tensor, array)
     dtype = DATATYPES.get(tensor.datatype)
     if dtype is None:
         raise TensorError(f"tensor {tensor.name!r}: unknown datatype {tensor.datatype!r}")
@@ -77,7 +77,15 @@ def from_tensor(tensor: Tensor) -> Array:
             f"tensor {tensor.name!r}: {tensor.datatype} of shape {list(tensor.shape)} takes "
             f"{count * dtype.itemsize} bytes, got {len(tensor.data)}"
         )
-    return np.frombuffer(tensor.data, dtype).reshape(tensor.shape)
+    return _shaped(tensor, np.frombuffer(tensor.data, dtype))
+
+
+def _shaped(tensor: Tensor, flat: Array) -> Array:
+    try:
+        return flat.reshape(tensor.shape)
+    except ValueError:  # more axes than numpy has, or an empty tensor whose other extents are astronomic
+        shape = str(list(tensor.shape[:8])) if len(tensor.shape) > 8 else str(list(tensor.shape))
+        raise TensorError(f"tensor {tensor.name!r}: no array has the shape {shape}") from None
 
 
 def pack_bytes(elements: Iterable[str | bytes]) -> bytes:

@@ -161,7 +161,7 @@ class Trained:
 
 
 def train(version: str, data: Dataset | None = None) -> Trained:
-    """Train a version (seconds) and measure it on its own days and on April, which no version has seen."""
+    """Train a version (seconds) and measure it on its own days and on April, which no version was fitted to."""
     recipe, data = RECIPES[version], data or dataset()
     signature = flight_signature(data)
     rows = rows_of(data, signature, recipe.start, recipe.days)

@@ -1,0 +1,96 @@
+"""What a benchmark's raw numbers come to: medians, spreads, whether they can be trusted. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from statistics import median
+from typing import Any, Final
+
+import numpy as np
+
+# Rounds of a quiet machine differ by less than this share of their median.
+WIDEST: Final = 0.25
+FEWEST_ROUNDS: Final = 3
+
+
+@dataclass(frozen=True, slots=True)
+class Spread:
+    """Several measurements of one thing."""
+
+    values: tuple[float, ...]
+
+    @property
+    def median(self) -> float:
+        """The middle one."""
+        return median(self.values)
+
+    @property
+    def width(self) -> float:
+        """Largest less smallest, as a share of the median; 0 for a single one."""
+        return (max(self.values) - min(self.values)) / self.median if self.median else 0.0
+
+    def to_json(self, digits: int = 1) -> dict[str, float]:
+        """Median, smallest and largest."""
+        return {
+            "median": round(self.median, digits),
+            "min": round(min(self.values), digits),
+            "max": round(max(self.values), digits),
+        }
+
+    def shown(self, digits: int = 0, unit: str = "") -> str:
+        """`63,000 (61,000-65,000)/s`."""
+        return f"{self.median:,.{digits}f}{unit} ({min(self.values):,.{digits}f}-{max(self.values):,.{digits}f})"
+
+
+def doubts(**spreads: Spread) -> list[str]:
+    """Why the figures of a run should not be trusted, in lines; none where they may be."""
+    found = []
+    rounds = min(len(one.values) for one in spreads.values())
+    if rounds < FEWEST_ROUNDS:
+        found.append(f"{rounds} round(s) cannot show how much they differ; at least {FEWEST_ROUNDS} are needed")
+    for name, spread in spreads.items():
+        if spread.width > WIDEST:
+            what = name.replace("_", " ")
+            found.append(f"{what}: rounds differ by {spread.width:.0%} of the median; this machine is too busy to trust")
+    return found
+
+
+@dataclass(frozen=True, slots=True)
+class Latency:
+    """Latencies of a run in milliseconds; `lost` requests never came back."""
+
+    count: int
+    p50: float
+    p99: float
+    worst: float
+    lost: int = 0
+
+    @classmethod
+    def of(cls, seconds: Sequence[float], lost: int = 0) -> Latency:
+        """From each request's seconds."""
+        if not len(seconds):
+            return cls(0, float("nan"), float("nan"), float("nan"), lost)
+        own = np.asarray(seconds, np.float64) * 1e3
+        return cls(len(own), float(np.quantile(own, 0.5)), float(np.quantile(own, 0.99)), float(own.max()), lost)
+
+    def to_json(self) -> dict[str, Any]:
+        """Milliseconds by name."""
+        return {
+            "count": self.count,
+            "lost": self.lost,
+            "p50_ms": round(self.p50, 2),
+            "p99_ms": round(self.p99, 2),
+            "max_ms": round(self.worst, 2),
+        }
+
+
+def slope(seconds: Sequence[float], values: Sequence[float]) -> float:
+    """Growth of the values a second, by least squares; 0 for fewer than two."""
+    if len(values) < 2:
+        return 0.0
+    x = np.asarray(seconds, np.float64)
+    x = x - x.mean()
+    y = np.asarray(values, np.float64)
+    spread = float((x * x).sum())
+    return float((x * (y - y.mean())).sum() / spread) if spread else 0.0

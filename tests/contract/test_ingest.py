@@ -1,0 +1,114 @@
+"""Ingest from a broker into chDB: every table is filled, once, whatever is read again and whoever joins or leaves."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Iterator
+
+import pytest
+from chdb_home import fresh_warehouse
+from confluent_kafka import Producer
+from confluent_kafka.admin import AdminClient
+from conftest import create_topics
+from ingest_kafka import CODEC, client, committed, send
+from ingest_threads import ingesting, until
+from prediction_batches import NOON, batch
+
+from analytics.migrate import migrate
+from analytics.warehouse import Warehouse
+from penstock.brokers import EmbeddedBroker, LocalBroker
+from schemas.records import BatchSummary, Control, Outcome
+from schemas.topics import Topics
+from stream_workers.ingest_sink import WarehouseSink
+
+pytestmark = [pytest.mark.kafka]
+
+
+@pytest.fixture
+def warehouse() -> Iterator[Warehouse]:
+    with fresh_warehouse() as fresh:
+        migrate(fresh)
+        yield fresh
+
+
+def count(warehouse: Warehouse, table: str = "predictions") -> int:
+    return int(warehouse.query(f"SELECT count() FROM {table}").scalar())
+
+
+def test_each_topic_fills_its_table_and_bad_records_are_dead_letters(
+    broker: LocalBroker, topics: Topics, warehouse: Warehouse
+) -> None:
+    good = batch(1)
+    short = dataclasses.replace(good, scores=b"12345678")
+    send(broker.address, topics.predictions, [good, b"no avro at all", short, CODEC.encode(batch(2))[:40], batch(3)])
+    send(broker.address, topics.summaries, [BatchSummary("b1", "w", "cpu", "m", "1", "", "", "t", NOON, 3, 3)])
+    send(broker.address, topics.outcomes, [Outcome("o1", "ü0", "late", 1.0, NOON, "r1-0")] * 2)
+    send(broker.address, topics.control, [Control("experiment", "exp", 1, json.dumps({"a": 1}), NOON)], 1)
+    producer = Producer(client(broker.address))
+    producer.produce(topics.control, None, b"experiment/exp", partition=0)
+    assert producer.flush(10) == 0
+
+    with ingesting(broker.address, topics, WarehouseSink(warehouse.another())):
+        until(lambda: count(warehouse) == 6, 40, "the good batches did not arrive")
+        until(lambda: count(warehouse, "dead_letters FINAL") == 3, 20, "the bad ones are not in dead_letters")
+        until(lambda: count(warehouse, "control_history") == 2, 20, "control did not arrive")
+        until(lambda: count(warehouse, "outcomes FINAL") == 1, 20, "a repeated outcome is not the same outcome")
+        until(lambda: count(warehouse, "batch_summaries") == 1, 20, "the summary did not arrive")
+
+    letters = warehouse.query("SELECT reason, partition, offset, value FROM dead_letters FINAL ORDER BY partition")
+    assert [row[:3] for row in letters.rows] == [("NOT_AVRO", 1, 0), ("INVALID", 2, 0), ("TRUNCATED", 3, 0)]
+    assert warehouse.query("SELECT value = 'no avro at all' FROM dead_letters FINAL WHERE partition = 1").scalar() == 1
+    detail = warehouse.query("SELECT detail FROM dead_letters FINAL WHERE reason = 'INVALID'").scalar()
+    assert "PredictionBatch.scores has 8 bytes where 3 rows take 24" in detail
+    control = warehouse.query("SELECT kind, name, deleted FROM control_history ORDER BY log_offset")
+    assert control.rows == (("experiment", "exp", False), ("experiment", "exp", True))
+    labelled = warehouse.query("SELECT request_id, user_id, outcome, value FROM labelled_predictions")
+    assert labelled.rows == (("r1-0", "ü0", "late", 1.0),)
+
+
+def test_reading_the_whole_log_again_changes_nothing(
+    broker: LocalBroker, topics: Topics, warehouse: Warehouse
+) -> None:
+    send(broker.address, topics.predictions, [batch(number) for number in range(40)])
+    for group, rows in (("first", 7), ("second", 1000)):
+        name = f"{topics.prefix}{group}"
+        with ingesting(broker.address, topics, WarehouseSink(warehouse.another()), group=name, rows=rows):
+            until(
+                lambda name=name: committed(broker.address, name, topics.predictions) == dict.fromkeys(range(4), 10),
+                40,
+                f"the {group} group did not get through",
+            )
+        assert count(warehouse) == 120
+    assert warehouse.query("SELECT sum(rows) FROM predictions_per_minute").scalar() == 120
+
+
+def test_members_that_join_and_leave_lose_nothing_and_double_nothing(
+    broker: LocalBroker, topics: Topics, warehouse: Warehouse
+) -> None:
+    sink = WarehouseSink(warehouse.another())
+    with ingesting(broker.address, topics, sink, rows=20):
+        send(broker.address, topics.predictions, [batch(number) for number in range(100)])
+        until(lambda: count(warehouse) > 0, 40, "nothing arrived")
+        with ingesting(broker.address, topics, WarehouseSink(warehouse.another()), rows=20):
+            for start in range(100, 500, 50):
+                send(broker.address, topics.predictions, [batch(number) for number in range(start, start + 50)])
+            until(lambda: count(warehouse) >= 1500, 60, "the two did not get through")
+        send(broker.address, topics.predictions, [batch(number) for number in range(500, 520)])
+        until(lambda: count(warehouse) >= 1560, 60, "the one that stayed did not take over")
+    assert count(warehouse) == 1560
+    assert warehouse.query("SELECT sum(duplicated_rows), count() FROM prediction_fates").rows == ((0, 1560),)
+
+
+def test_a_topic_made_anew_is_another_log(embedded_broker: EmbeddedBroker, warehouse: Warehouse) -> None:
+    topics = Topics("anew.")
+    admin = AdminClient({"bootstrap.servers": embedded_broker.address, "log_level": 0})
+    for life in range(2):
+        create_topics(embedded_broker.address, topics)
+        send(embedded_broker.address, topics.predictions, [batch(8 * life + number) for number in range(8)])
+        sink = WarehouseSink(warehouse.another())
+        with ingesting(embedded_broker.address, topics, sink, group=f"anew{life}"):
+            until(lambda life=life: count(warehouse) == 24 * (life + 1), 40, f"life {life} did not arrive")
+        for deleted in admin.delete_topics(list(dataclasses.asdict(topics).values())[1:]).values():
+            deleted.result(10)
+    assert count(warehouse) == 48
