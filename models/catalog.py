@@ -6,10 +6,11 @@ import logging
 import threading
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
 from time import monotonic
 from typing import Final
 
-from models.errors import DeviceError, ModelError, UnknownModelError
+from models.errors import DeviceError, ModelError, UnknownModelError, shown
 from models.loading import LoadedModel
 from models.registry import ModelStore
 
@@ -60,10 +61,11 @@ class Catalog:
         versions = self._versions().get(model)
         if not versions:
             known = ", ".join(sorted(self._versions())) or "none"
-            raise UnknownModelError(f"there is no model {model!r}; models: {known}")
+            raise UnknownModelError(f"there is no model {shown(model)}; models: {known}")
         if version:
             if version not in versions:
-                raise UnknownModelError(f"model {model!r} has no version {version!r}; versions: {', '.join(versions)}")
+                there = ", ".join(versions)
+                raise UnknownModelError(f"model {model!r} has no version {shown(version)}; versions: {there}")
             return version
         live = self._live.get(model)
         return live if live in versions else versions[-1]
@@ -124,6 +126,18 @@ class Catalog:
     def _versions(self) -> dict[str, tuple[str, ...]]:
         with self._lock:
             if self._clock() - self._listed > LISTING_SECONDS:
-                self._listing = {name: tuple(self._store.versions(name)) for name in self._store.names()}
+                self._listing = self._list()
                 self._listed = self._clock()
             return self._listing
+
+    def _list(self) -> dict[str, tuple[str, ...]]:
+        listing = {}
+        try:
+            for name in self._store.names():
+                # Its last version may be removed between the two questions.
+                with suppress(UnknownModelError):
+                    listing[name] = tuple(self._store.versions(name))
+        except OSError as error:
+            log.warning("the model store cannot be listed, what it held before is served: %s", error)
+            return self._listing
+        return listing

@@ -81,6 +81,7 @@ class ScoringClient:
         self._table = Correlation(uuid.uuid4().hex)
         self._slots = Slots(max_in_flight)
         self._publisher: Publisher | None = None
+        self._down = ""  # why Kafka takes nothing just now, where it said so
         self._lock = threading.Lock()
         self._stop = threading.Event()
         self._opened: Future[None] | None = None
@@ -246,9 +247,14 @@ class ScoringClient:
     def _on_delivery(self, pending: Pending, error: KafkaError | None, message: Message) -> None:
         del message
         if error is None:
+            self._down = ""
             self._table.delivered(pending.request_id)
         else:
             self._table.fail(pending.request_id, self._refused(pending, error))
+
+    def _on_error(self, error: KafkaError) -> None:
+        if error.code() in (KafkaError._ALL_BROKERS_DOWN, KafkaError._TRANSPORT, KafkaError._AUTHENTICATION):
+            self._down = error.str()
 
     # Time, and what its end means.
 
@@ -273,12 +279,13 @@ class ScoringClient:
         if not self._table.expire(pending.request_id):
             return pending.future.result()
         about = {"model": question.model, "request_id": pending.request_id}
-        if pending.delivered:
-            raise DeadlineExceededError(f"no answer from {question.model!r} within {question.timeout:g} s", **about)
-        raise BrokerUnavailableError(
-            f"{address_of(self._config)} did not take the request within {question.timeout:g} s; is it reachable?",
-            **about,
-        )
+        late = f"within {question.timeout:g} s"
+        if not pending.delivered and self._down:
+            raise BrokerUnavailableError(
+                f"{address_of(self._config)} did not take the request {late}: {self._down}", **about
+            )
+        unsure = "" if pending.delivered else ", nor had Kafka confirmed the request"
+        raise DeadlineExceededError(f"no answer from {question.model!r} {late}{unsure}", **about)
 
     def _no_turn(self, question: Question) -> ScoringError:
         return DeadlineExceededError(
@@ -317,7 +324,7 @@ class ScoringClient:
     def _run(self, opened: Future[None]) -> None:
         try:
             self._inbox.open(self._connect_timeout)
-            self._publisher = Publisher({**SENDING, **self._config}, self._codec)
+            self._publisher = Publisher({**SENDING, **self._config, "error_cb": self._on_error}, self._codec)
         except (ScoringError, KafkaException, ValueError) as error:
             with self._lock:
                 self._opened = None  # the next request tries again

@@ -105,7 +105,7 @@ class Publisher:
         on_delivery: Delivered | None = None,
         timeout: float = 30.0,
     ) -> None:
-        """`send` for a record that is encoded already; None is a tombstone. Raises `KafkaException` for one over the size limit."""
+        """`send` for an encoded record; None is a tombstone. Raises `KafkaException` for one over the size limit."""
         give_up = time.monotonic() + timeout
         while True:
             try:

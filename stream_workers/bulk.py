@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from itertools import count
 from time import monotonic
 
@@ -16,7 +17,7 @@ import numpy as np
 from confluent_kafka import Message
 
 from models.catalog import Catalog, UnavailableModelError
-from models.errors import InvalidInputError, UnknownModelError
+from models.errors import InferenceError, InvalidInputError, UnknownModelError, shown
 from models.loading import LoadedModel
 from schemas.codec import Codec, DecodeError
 from schemas.codes import Code
@@ -26,10 +27,10 @@ from schemas.topics import Topics
 from stream_workers.dead_letters import DeadLetters
 from stream_workers.device import Device, LaneKey, Run
 from stream_workers.intake import LimitsOf
-from stream_workers.ledger import Ledger, Output
+from stream_workers.ledger import Ledger, Output, short_key
 from stream_workers.messages import ends_of
-from stream_workers.ops import WorkerMetrics
-from stream_workers.publish import latency_histogram, score_histogram
+from stream_workers.ops import OncePer, WorkerMetrics
+from stream_workers.publish import REPLY_BYTES, latency_histogram, score_histogram
 from stream_workers.replies import ReplyTopics
 from stream_workers.work import BulkBatch, BulkPart
 
@@ -69,6 +70,7 @@ class BulkIntake:
         self._limits_of = limits_of
         self._now_us = now_us
         self._numbers = count()
+        self._due = OncePer(60.0)
         self._parked: dict[tuple[str, str], list[BulkBatch]] = {}
         self._lock = threading.Lock()
 
@@ -82,7 +84,7 @@ class BulkIntake:
             except DecodeError as error:
                 self._dead_letters.put(epoch, message, error)
                 continue
-            self._route(BulkBatch(epoch, record, message.topic() or "", record.version, received_at))
+            self._route(BulkBatch(epoch, record, message.topic() or "", "", received_at))
 
     def release(self, model: str, version: str) -> None:
         """A version became ready or failed: what waited for it goes on."""
@@ -115,7 +117,11 @@ class BulkIntake:
         signature = model.signature
         for piece, own in zip(pieces, outputs, strict=True):
             batch = piece.batch
-            scores = signature.scores(own, piece.rows)
+            try:
+                scores = signature.scores(own, piece.rows)
+            except InferenceError as error:
+                self.failed(piece, Code.INFERENCE_FAILED, str(error))
+                continue
             with self._lock:
                 for name, array in own.items():
                     whole = batch.outputs.get(name)
@@ -128,15 +134,15 @@ class BulkIntake:
                     whole[piece.where] = array
             share = run.seconds * piece.rows / rows
             self._came_back(piece, self._summary(piece, scores, share, run, model.device))
-        key = pieces[0].batch
+        first = pieces[0].batch
         waits = np.array([run.dispatched - piece.received for piece in pieces])
         self._metrics.batch(
-            key.record.model,
-            key.version,
+            first.record.model,
+            first.version,
             "",
             rows=rows,
             inference_seconds=run.seconds,
-            queue_seconds=np.array([(piece.batch.received_at - piece.batch.record.sent_at) / 1e6 for piece in pieces]),
+            queue_seconds=np.array([piece.batch.queued_us / 1e6 for piece in pieces]),
             batch_seconds=waits,
             codes={},
         )
@@ -161,8 +167,7 @@ class BulkIntake:
                 with self._lock:
                     self._parked.setdefault(key, []).append(batch)
                 # It may have become ready before this was parked, and then nobody else comes to look.
-                if self._catalog.ready(*key) is not None:
-                    self.release(*key)
+                self._release_if_done(*key)
                 return
         except UnavailableModelError as error:
             self._answer(batch, Code.UNAVAILABLE, str(error))
@@ -179,6 +184,14 @@ class BulkIntake:
         lane = LaneKey(*key, bulk=True)
         self._device.submit(lane, model, part, self, lambda: self._limits_of(model))
 
+    def _release_if_done(self, model: str, version: str) -> None:
+        try:
+            done = self._catalog.ready(model, version) is not None
+        except UnavailableModelError:
+            done = True
+        if done:
+            self.release(model, version)
+
     def _checked(self, model: LoadedModel, batch: BulkBatch) -> BulkPart:
         """The rows that fit the signature; the others get their error at once."""
         record, signature = batch.record, model.signature
@@ -187,7 +200,9 @@ class BulkIntake:
         if record.columns and record.inputs:
             raise TensorError("a batch gives inputs or columns, not both")
         given = {tensor.name: from_tensor(tensor) for tensor in (record.columns or record.inputs)}
-        wrong = [f"{name} has {len(array)}" for name, array in given.items() if array.shape[:1] != (record.rows,)]
+        if record.rows > max(1, sum(len(tensor.data) for tensor in (*record.columns, *record.inputs))):
+            raise TensorError(f"{record.rows} rows without data")
+        wrong = [f"{shown(name)} has {len(array) if array.ndim else 'none'}" for name, array in given.items() if array.shape[:1] != (record.rows,)]
         if wrong:
             raise TensorError(f"every column has {record.rows} rows, but {', '.join(wrong)}")
         if record.columns:
@@ -210,11 +225,12 @@ class BulkIntake:
 
     def _came_back(self, piece: BulkPart, summary: Output | None = None) -> None:
         batch = piece.batch
+        # First: once no row is left, another thread may end the epoch.
+        if summary is not None:
+            self._ledger.finish(batch.epoch, 0, [summary])
         with self._lock:
             batch.left -= piece.rows
             done = batch.left == 0
-        if summary is not None:
-            self._ledger.finish(batch.epoch, 0, [summary])
         if done:
             self._answer(batch, Code.OK, "")
 
@@ -235,14 +251,27 @@ class BulkIntake:
         self._ledger.finish(batch.epoch, 1, self._addressed(reply, record))
         batch.outputs = {}
 
+    def _encoded(self, reply: ScoreReply) -> bytes:
+        value = self._codec.encode(reply)
+        if len(value) <= REPLY_BYTES:
+            return value
+        # Kafka would refuse it, with the transaction it is in, again and again.
+        text = f"the result has {len(value)} bytes, at most {REPLY_BYTES} can be sent; send fewer rows in a batch"
+        short = replace(reply, code=Code.TOO_LARGE, message=text, outputs=(), row_errors=())
+        return self._codec.encode(short)
+
     def _addressed(self, reply: ScoreReply, record: ScoreBatch) -> list[Output]:
-        known = self._reply_topics.partitions(record.reply_topic) if record.reply_topic else 0
-        if record.reply_partition >= known:
+        wanted = max(-1, record.reply_partition)
+        known = self._reply_topics.partitions(record.reply_topic, wanted)
+        if not known or wanted >= known:
             reason = "UNKNOWN_PARTITION" if known else "UNKNOWN_TOPIC"
             self._metrics.undeliverable(reason)
-            log.warning("bulk result %s cannot be delivered: %s %s", reply.request_id, reason, record.reply_topic)
+            if self._due.due(reason):
+                log.warning(
+                    "bulk result %.200r cannot be delivered: %s %.249r", reply.request_id, reason, record.reply_topic
+                )
             return []
-        return [Output(record.reply_topic, self._codec.encode(reply), record.job.encode(), record.reply_partition)]
+        return [Output(record.reply_topic, self._encoded(reply), short_key(record.job.encode()), wanted)]
 
     def _summary(self, piece: BulkPart, scores: Array, seconds: float, run: Run, device: str) -> Output:
         batch, record = piece.batch, piece.batch.record
@@ -260,7 +289,7 @@ class BulkIntake:
             scored_at=now,
             requests=1,
             rows=piece.rows,
-            queue_us=max(0, batch.received_at - record.sent_at) * piece.rows,
+            queue_us=batch.queued_us * piece.rows,
             batch_us=int((run.dispatched - piece.received) * 1e6) * piece.rows,
             infer_us=int(seconds * 1e6),
             latency_histogram=latency_histogram(np.array([(now - record.sent_at) / 1000]), np.array([piece.rows])),

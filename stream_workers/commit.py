@@ -31,6 +31,10 @@ class CommitFailedError(RuntimeError):
     """The epoch was not committed and its transaction was aborted: the partitions must be read again."""
 
 
+class AbandonedError(RuntimeError):
+    """The epoch's partitions were lost while it was being committed."""
+
+
 class WorkerFencedError(RuntimeError):
     """Another producer took this worker's transactional id: this process must end."""
 
@@ -45,8 +49,8 @@ class Replies(Protocol):
 class Delivery(Protocol):
     """How outputs and offsets become durable."""
 
-    def commit(self, outputs: Sequence[Output], offsets: list[TopicPartition]) -> None:
-        """Publish and commit. Raises `CommitFailedError` where nothing was committed."""
+    def commit(self, epoch: Epoch) -> None:
+        """Publish outputs and commit offsets. Raises `CommitFailedError` where no offset was committed."""
 
 
 class ExactlyOnce:
@@ -61,13 +65,17 @@ class ExactlyOnce:
         self._timeout = timeout
         retrying(producer.init_transactions, timeout)
 
-    def commit(self, outputs: Sequence[Output], offsets: list[TopicPartition]) -> None:
+    def commit(self, epoch: Epoch) -> None:
         """One transaction, tried again within the time-out where Kafka says it may be."""
         producer = self._producer
         try:
             retrying(producer.begin_transaction, self._timeout)
-            produce_all(producer, outputs)
+            produce_all(producer, epoch.outputs)
             group = self._errands.ask(self._consumer.consumer_group_metadata, self._timeout)
+            if epoch.abandoned:
+                # Its partitions were lost before the group was asked: a fresh membership must not commit for them.
+                raise AbandonedError
+            offsets = offsets_of(epoch)
             retrying(lambda: producer.send_offsets_to_transaction(offsets, group, self._timeout), self._timeout)
             retrying(lambda: producer.commit_transaction(self._timeout), self._timeout)
         except KafkaException as error:
@@ -75,6 +83,8 @@ class ExactlyOnce:
             if cause.fatal():
                 raise WorkerFencedError(f"the transactional producer cannot go on: {cause.str()}") from error
             self._abort(cause.str())
+        except AbandonedError:
+            self._abort("its partitions were lost")
         except TimeoutError:
             self._abort("the poll loop did not answer")
 
@@ -97,17 +107,24 @@ class AtLeastOnce:
         self._errands = errands
         self._timeout = timeout
 
-    def commit(self, outputs: Sequence[Output], offsets: list[TopicPartition]) -> None:
+    def commit(self, epoch: Epoch) -> None:
         """Flush, then commit synchronously."""
-        produce_all(self._producer, outputs)
+        produce_all(self._producer, epoch.outputs)
         if self._producer.flush(self._timeout) > 0:
             raise CommitFailedError(f"outputs were not acknowledged within {self._timeout:.0f} s")
         try:
-            self._errands.ask(lambda: self._consumer.commit(offsets=offsets, asynchronous=False), self._timeout)
+            self._errands.ask(
+                lambda: self._consumer.commit(offsets=offsets_of(epoch), asynchronous=False), self._timeout
+            )
         except KafkaException as error:
             raise CommitFailedError(f"offsets were not committed: {error.args[0].str()}") from error
         except TimeoutError:
             raise CommitFailedError("offsets were not committed: the poll loop did not answer") from None
+
+
+def offsets_of(epoch: Epoch) -> list[TopicPartition]:
+    """The epoch's offsets as Kafka takes them."""
+    return [TopicPartition(topic, number, offset) for (topic, number), offset in epoch.offsets.items()]
 
 
 def retrying(call: Callable[[], Any], timeout: float) -> None:
@@ -146,9 +163,9 @@ class Committer:
         *,
         interval: float,
         on_commit: Callable[[Epoch, float], None],
-        on_failure: Callable[[Exception], None],
+        on_failure: Callable[[BaseException], None],
     ) -> None:
-        """`on_failure` is told when an epoch was aborted or the worker fenced; the loop decides what to do."""
+        """`on_failure`: told why an epoch was not committed, with the ledger halted, or why this thread ended."""
         self._ledger = ledger
         self._delivery = delivery
         self._replies = replies
@@ -163,10 +180,12 @@ class Committer:
         """Begin to commit."""
         self._thread.start()
 
-    def stop(self) -> None:
-        """End the thread; what is open stays uncommitted unless `drain` was called."""
+    def stop(self, serve: Callable[[], None]) -> None:
+        """End the thread; what is open stays uncommitted unless `drain` was called. `serve`: as there."""
         self._stop.set()
-        self._thread.join()
+        while self._thread.is_alive():
+            serve()
+            self._thread.join(0.01)
 
     def drain(self, timeout: float, serve: Callable[[], None]) -> bool:
         """Commit all that is in flight; False where it was not done in time, and then nothing of it is committed.
@@ -189,15 +208,19 @@ class Committer:
             self._one_at_a_time.release()
 
     def _run(self) -> None:
-        while not self._stop.wait(self._interval):
-            with self._one_at_a_time:
-                epoch = self._ledger.close()
-                if epoch is None:
-                    continue
-                while not self._ledger.settled(epoch, 0.5):
-                    if self._stop.is_set():
-                        return
-                self._commit(epoch)
+        try:
+            while not self._stop.wait(self._interval):
+                with self._one_at_a_time:
+                    epoch = self._ledger.close()
+                    if epoch is None:
+                        continue
+                    while not self._ledger.settled(epoch, 0.5):
+                        if self._stop.is_set():
+                            return
+                    self._commit(epoch)
+        except BaseException as error:
+            self._on_failure(error)
+            raise
 
     def _commit(self, epoch: Epoch) -> bool:
         if epoch.abandoned:
@@ -207,8 +230,10 @@ class Committer:
             if self._replies.flush(epoch.parity, STEP_SECONDS) > 0:
                 raise CommitFailedError(f"replies were not acknowledged within {STEP_SECONDS:.0f} s")
             self._deliver(epoch)
-        except (CommitFailedError, WorkerFencedError, KafkaException) as error:
+        except (CommitFailedError, WorkerFencedError) as error:
+            # Halted before the lock is released: the next epoch's offsets lie behind those of this one.
             if not epoch.abandoned:
+                self._ledger.halt()
                 self._on_failure(error)
             return False
         self._ledger.committed(epoch)
@@ -217,10 +242,9 @@ class Committer:
 
     def _deliver(self, epoch: Epoch) -> None:
         """Commit, and try again where it was aborted: nothing of it was seen, and a rebalance may just have passed."""
-        offsets = [TopicPartition(topic, number, offset) for (topic, number), offset in epoch.offsets.items()]
         for left in reversed(range(ATTEMPTS)):
             try:
-                self._delivery.commit(epoch.outputs, offsets)
+                self._delivery.commit(epoch)
             except CommitFailedError as error:
                 if not left or epoch.abandoned:
                     raise

@@ -18,7 +18,7 @@ from confluent_kafka import Message
 
 from models.batching import BatchLimits
 from models.catalog import Catalog, UnavailableModelError
-from models.errors import InvalidInputError, UnknownModelError
+from models.errors import InvalidInputError, UnknownModelError, shown
 from models.loading import LoadedModel
 from models.routing import Router, Variant
 from schemas.batch_codec import decode_requests
@@ -64,7 +64,7 @@ def reply_address(headers: Headers) -> ReplyAddress | None:
     if topic is None and not own:
         return None
     raw = given.get(REPLY_PARTITION, b"")
-    partition = int.from_bytes(raw, "big", signed=True) if len(raw) == 4 else -1
+    partition = max(-1, int.from_bytes(raw, "big", signed=True)) if len(raw) == 4 else -1
     return ReplyAddress(None if topic is None else topic.decode("utf-8", "replace"), partition, own)
 
 
@@ -174,7 +174,7 @@ class RequestIntake:
                 )
             if too_large:
                 texts = [f"the request has {sizes[i]} bytes, at most {self._max_bytes} are taken" for i in places]
-                self._publisher.refuse(chosen, Code.TOO_LARGE, texts)
+                self._publisher.refuse(chosen.to("", chosen.experiment, ""), Code.TOO_LARGE, texts)
                 continue
             self._route(chosen)
 
@@ -185,7 +185,7 @@ class RequestIntake:
         try:
             default = self._catalog.resolve(alive.model, alive.version)
         except UnknownModelError as error:
-            self._publisher.failed(alive, Code.UNKNOWN_MODEL, str(error))
+            self._publisher.failed(alive.to("", alive.experiment, ""), Code.UNKNOWN_MODEL, str(error))
             return
         for variant, where in self._variants(alive):
             chosen = alive if where is None else alive.pick(where)
@@ -227,8 +227,10 @@ class RequestIntake:
             return
         checked = self._checked(model, requests)
         if checked is not None:
-            key_ = LaneKey(checked.model, checked.version, checked.experiment, checked.variant)
-            self._device.submit(key_, model, checked, self._publisher, lambda: self._limits_of(model))
+            # Outside a variant any experiment's name will do, also a made-up one: it is not worth a lane.
+            experiment = checked.experiment if checked.variant else ""
+            lane = LaneKey(checked.model, checked.version, experiment, checked.variant)
+            self._device.submit(lane, model, checked, self._publisher, lambda: self._limits_of(model))
 
     def release(self, model: str, version: str) -> None:
         """A version became ready or failed: what waited for it goes on."""
@@ -291,13 +293,16 @@ def _stack(tensors: Sequence[Tensor], count: int) -> tuple[dict[str, Array], int
     if len(rows) != 1:
         raise TensorError("the inputs differ in their first axis, the number of rows")
     each = rows.pop()
-    for tensor in tensors:
-        if tensor.name in arrays:
-            raise TensorError(f"input {tensor.name!r} is given twice")
-        shape = (each * count, *tensor.shape[1:])
-        arrays[tensor.name] = from_tensor(replace(tensor, shape=shape))
     if each < 1:
         raise TensorError("zero rows; a request has at least one")
+    # Rows without a byte cost their sender nothing, and here an entry each in every array.
+    if each * count > max(count, sum(len(tensor.data) for tensor in tensors)):
+        raise TensorError(f"{each} rows without data; an inner axis of 0 leaves nothing to score")
+    for tensor in tensors:
+        if tensor.name in arrays:
+            raise TensorError(f"input {shown(tensor.name)} is given twice")
+        shape = (each * count, *tensor.shape[1:])
+        arrays[tensor.name] = from_tensor(replace(tensor, shape=shape))
     return arrays, each
 
 

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from typing import Final
 
 TopicPartition = tuple[str, int]
+MAX_KEY: Final = 4096
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,6 +25,11 @@ class Output:
     value: bytes
     key: bytes | None = None
     partition: int = -1
+
+
+def short_key(key: bytes | None) -> bytes | None:
+    """A sender's key for an output of ours, unless it is so large that it would not leave room for the value."""
+    return key if key is None or len(key) <= MAX_KEY else None
 
 
 @dataclass(slots=True, eq=False)
@@ -56,6 +62,12 @@ class Ledger:
         self._open = Epoch(0)
         self._live: set[Epoch] = {self._open}
         self._in_flight = 0
+        self._halted = False
+
+    @property
+    def halted(self) -> bool:
+        """Whether everything admitted is forgotten, until `resume`."""
+        return self._halted
 
     @property
     def in_flight(self) -> int:
@@ -93,10 +105,10 @@ class Ledger:
                 self._changed.notify_all()
 
     def close(self) -> Epoch | None:
-        """End the open epoch and begin the next; None where the open one holds nothing."""
+        """End the open epoch and begin the next; None where the open one holds nothing, or all is forgotten."""
         with self._changed:
             epoch = self._open
-            if not epoch.offsets:
+            if self._halted or not epoch.offsets:
                 return None
             self._open = Epoch(epoch.number + 1)
             self._live.add(self._open)
@@ -112,14 +124,27 @@ class Ledger:
         with self._changed:
             self._live.discard(epoch)
 
-    def abandon(self) -> None:
-        """Forget every epoch: its partitions belong to another worker now, which will do the work again."""
+    def halt(self) -> None:
+        """Forget every epoch, and commit nothing until `resume`: what was in flight has to be read again.
+
+        Records may still be admitted meanwhile, later ones among them; were their offsets committed, those forgotten
+        would be lost. So they are forgotten as well.
+        """
         with self._changed:
-            number = self._open.number
             for epoch in self._live:
                 epoch.abandoned = True
                 epoch.outputs.clear()
-            self._open = Epoch(number + 1)
+            self._open = Epoch(self._open.number + 1, abandoned=True)
             self._live = {self._open}
             self._in_flight = 0
+            self._halted = True
             self._changed.notify_all()
+
+    def resume(self) -> None:
+        """The consumer stands at its last commit again, or at no partition at all."""
+        with self._changed:
+            if self._halted:
+                self._open = Epoch(self._open.number + 1)
+                self._live = {self._open}
+                self._in_flight = 0
+                self._halted = False

@@ -12,9 +12,9 @@ from collections.abc import Callable, Sequence
 from time import monotonic
 from typing import Any, Final
 
-from confluent_kafka import OFFSET_STORED, Consumer, KafkaError, KafkaException, Message, TopicPartition
+from confluent_kafka import Consumer, KafkaError, KafkaException, Message, TopicPartition
 
-from stream_workers.commit import Committer, WorkerFencedError
+from stream_workers.commit import CommitFailedError, Committer
 from stream_workers.errands import Errands
 from stream_workers.ledger import Epoch, Ledger
 from stream_workers.ops import Health, WorkerMetrics
@@ -62,7 +62,7 @@ class Pipeline:
         self._health = health
         self._metrics = metrics
         self._paused = False
-        self._failure: Exception | None = None
+        self._failure: BaseException | None = None
         self._lag_at = 0.0
         self._committer: Committer | None = None
 
@@ -72,8 +72,8 @@ class Pipeline:
         self._metrics.commits.inc()
         self._metrics.publish_seconds.observe(seconds)
 
-    def commit_failed(self, error: Exception) -> None:
-        """For the committer: an epoch was aborted. The poll loop deals with it."""
+    def commit_failed(self, error: BaseException) -> None:
+        """For the committer: an epoch was not committed. The poll loop deals with it."""
         self._failure = error
 
     def run(self, stop: threading.Event, committer: Committer) -> None:
@@ -90,15 +90,20 @@ class Pipeline:
                 self._recover()
                 self._breathe()
                 messages = self._poll()
-                if messages:
+                # A rebalance within the poll may have halted the ledger: these are read again with the others.
+                if messages and not self._ledger.halted:
                     self._take(messages)
                 self._health.beat(self._name)
                 self._tell_lag()
+        except BaseException:
+            # Something of the open epoch will never be finished, so there is nothing to wait for.
+            self._ledger.halt()
+            raise
         finally:
             if not committer.drain(DRAIN_SECONDS, self._errands.run):
                 log.warning("%s: what was in flight is left to be done again", self._name)
-                self._ledger.abandon()
-            committer.stop()
+                self._ledger.halt()
+            committer.stop(self._errands.run)
             # Closing revokes the partitions; nothing is in flight any more, so that is quick.
             self._consumer.close()
 
@@ -136,27 +141,26 @@ class Pipeline:
         self._metrics.paused.set(held_back)
 
     def _recover(self) -> None:
-        """After an aborted epoch: forget what is not committed and read it again."""
+        """Where the ledger was halted: go back to the last commit and begin anew."""
         failure, self._failure = self._failure, None
-        if failure is None:
-            return
-        if isinstance(failure, WorkerFencedError):
-            raise PipelineError(f"{self._name}: {failure}") from failure
-        log.warning("%s: %s; reading again from the last commit", self._name, failure)
-        self._rewind()
+        if failure is not None:
+            if not isinstance(failure, CommitFailedError):
+                raise PipelineError(f"{self._name}: {failure}") from failure
+            log.warning("%s: %s; reading again from the last commit", self._name, failure)
+        if self._ledger.halted:
+            self._rewind()
+            self._ledger.resume()
 
     def _rewind(self) -> None:
-        self._ledger.abandon()
         assigned = self._consumer.assignment()
         if not assigned:
             return
         try:
             for place in self._consumer.committed(assigned, timeout=DRAIN_SECONDS):
-                # Without a committed offset the group's auto.offset.reset decides, as it did at first.
-                offset = place.offset if place.offset >= 0 else OFFSET_STORED
-                if offset == OFFSET_STORED:
-                    low, _ = self._consumer.get_watermark_offsets(place, timeout=DRAIN_SECONDS)
-                    offset = low
+                offset = place.offset
+                if offset < 0:
+                    # Nothing was ever committed, so the first record is where it began.
+                    offset, _ = self._consumer.get_watermark_offsets(place, timeout=DRAIN_SECONDS)
                 self._consumer.seek(TopicPartition(place.topic, place.partition, offset))
         except KafkaException as error:
             raise PipelineError(f"{self._name}: cannot go back to the last commit: {error.args[0].str()}") from error
@@ -173,13 +177,12 @@ class Pipeline:
         log.info("%s: giving back %s", self._name, _named(partitions))
         if self._committer is not None and not self._committer.drain(DRAIN_SECONDS, self._errands.run):
             log.warning("%s: not all was finished in time; it will be done again", self._name)
-            self._failure = self._failure or PipelineTimeoutError("a rebalance did not wait for what was in flight")
-            self._ledger.abandon()
+            self._ledger.halt()
 
     def _lost(self, consumer: Consumer, partitions: list[TopicPartition]) -> None:
         del consumer
         log.warning("%s: lost %s; what was in flight is theirs to do again", self._name, _named(partitions))
-        self._ledger.abandon()
+        self._ledger.halt()
 
     def _tell_lag(self) -> None:
         now = monotonic()
@@ -192,10 +195,6 @@ class Pipeline:
             _, high = self._consumer.get_watermark_offsets(place, cached=True)
             if high >= 0 and place.offset >= 0:
                 self._metrics.lag(place.topic, place.partition, max(0, high - place.offset))
-
-
-class PipelineTimeoutError(RuntimeError):
-    """Work did not end within its time."""
 
 
 def _named(partitions: Sequence[Any]) -> str:

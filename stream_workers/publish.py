@@ -8,23 +8,23 @@ from typing import Any, Final
 
 import numpy as np
 
+from models.errors import InferenceError
 from models.loading import LoadedModel
 from schemas.batch_codec import ReplyEncoder
 from schemas.codec import Codec
-from schemas.codes import INDEX, Code
-from schemas.records import BatchSummary, Column, PredictionBatch
-from schemas.tensors import BYTES, Array, datatype_of, pack_strings, to_tensor
-from schemas.topics import Topics
+from schemas.codes import Code
+from schemas.records import BatchSummary
+from schemas.tensors import Array
+from schemas.topics import MAX_MESSAGE_BYTES, Topics
 from stream_workers.device import Run
-from stream_workers.ledger import Epoch, Ledger, Output
+from stream_workers.ledger import Epoch, Ledger, Output, short_key
 from stream_workers.ops import WorkerMetrics
+from stream_workers.prediction_log import encoded, log_record
 from stream_workers.replies import ReplySender
 from stream_workers.work import Requests
 
-# A prediction log record stays below this, so that Kafka takes it; larger batches are logged in halves.
-LOG_BYTES: Final = 4 * 1024 * 1024
-# Outputs with more bytes a row than this (embeddings, masks) go to the sender but not into the log.
-LOGGED_OUTPUT_BYTES: Final = 2048
+# A larger reply would be refused by the producer, and its sender wait in vain. Key and headers need room too.
+REPLY_BYTES: Final = MAX_MESSAGE_BYTES - 64 * 1024
 LATENCY_BUCKETS: Final = 18
 SCORE_BINS: Final = 20
 
@@ -63,6 +63,9 @@ class Publisher:
         if not late.any():
             return piece
         gone = piece.pick(np.flatnonzero(late))
+        if not gone.inputs:
+            # Not routed yet: the version is what the sender wished for, not one that was reached.
+            gone = gone.to("", gone.experiment, "")
         messages = [
             f"the deadline passed {(now - at) / 1000:.1f} ms before scoring began" for at in gone.deadlines.tolist()
         ]
@@ -104,46 +107,69 @@ class Publisher:
     ) -> None:
         """Outputs of each piece from one run of the model."""
         now = self._now_us()
-        signature = model.signature
-        scores: list[Array] = []
+        sent: list[tuple[Requests, dict[str, Array], Array]] = []
         for piece, own in zip(pieces, outputs, strict=True):
-            values = self._encoder.encode_ok(
-                piece.ids,
-                piece.rows_each,
-                own,
-                model=piece.model,
-                version=piece.version,
-                variant=piece.variant,
-                received_at=piece.received_at,
-                replied_at=now,
-            )
-            self._reply(piece, values)
-            scores.append(signature.scores(own, piece.rows))
-        for where in _by_epoch(pieces):
-            chosen = [pieces[i] for i in where]
+            answered = self._answer(model, piece, own, now)
+            if answered is not None:
+                sent.append(answered)
+        answers = [piece for piece, _, _ in sent]
+        for where in _alike(answers):
+            chosen = [answers[i] for i in where]
             batch_id = self._batch_id()
-            merged = np.concatenate([scores[i] for i in where])
+            merged = np.concatenate([sent[i][2] for i in where])
             published = [
-                *self._log(chosen, batch_id, now, Code.OK, (), model.device, merged, [outputs[i] for i in where]),
+                *self._log(chosen, batch_id, now, Code.OK, (), model.device, merged, [sent[i][1] for i in where]),
                 self._summary(chosen, batch_id, now, model.device, run, merged, Code.OK),
             ]
             # Most micro-batches lie within one epoch, so finishing them is one call.
             self._ledger.finish(chosen[0].epoch, sum(piece.count for piece in chosen), published)
         first = pieces[0]
-        rows = sum(piece.rows for piece in pieces)
-        requests = sum(piece.count for piece in pieces)
         self._metrics.batch(
             first.model,
             first.version,
             first.variant,
-            rows=rows,
+            rows=sum(piece.rows for piece in pieces),
             inference_seconds=run.seconds,
-            queue_seconds=np.concatenate([(piece.received_at - piece.sent_at) / 1e6 for piece in pieces]),
+            # A client's clock may be ahead of ours.
+            queue_seconds=np.concatenate([np.maximum(piece.received_at - piece.sent_at, 0) / 1e6 for piece in pieces]),
             batch_seconds=np.repeat(
                 [run.dispatched - piece.received for piece in pieces], [piece.count for piece in pieces]
             ),
-            codes={Code.OK: requests},
+            codes={Code.OK: sum(piece.count for piece in answers)},
         )
+
+    def _answer(
+        self, model: LoadedModel, piece: Requests, outputs: dict[str, Array], now: int
+    ) -> tuple[Requests, dict[str, Array], Array] | None:
+        """Replies OK; returns those that could be answered so, with their outputs and scores."""
+        try:
+            scores = model.signature.scores(outputs, piece.rows)
+        except InferenceError as error:
+            self.failed(piece, Code.INFERENCE_FAILED, str(error))
+            return None
+        values = self._encoder.encode_ok(
+            piece.ids,
+            piece.rows_each,
+            outputs,
+            model=piece.model,
+            version=piece.version,
+            variant=piece.variant,
+            received_at=piece.received_at,
+            replied_at=now,
+        )
+        fits = np.fromiter(map(len, values), np.int64, len(values)) <= REPLY_BYTES
+        if not fits.all():
+            large = np.flatnonzero(~fits)
+            texts = [f"the reply has {len(values[i])} bytes, at most {REPLY_BYTES} can be sent" for i in large.tolist()]
+            self.refuse(piece.pick(large), Code.TOO_LARGE, texts)
+            if not fits.any():
+                return None
+            rows = np.repeat(fits, piece.rows_each)
+            outputs, scores = {name: array[rows] for name, array in outputs.items()}, scores[rows]
+            values = [value for value, own in zip(values, fits.tolist(), strict=True) if own]
+            piece = piece.pick(np.flatnonzero(fits))
+        self._reply(piece, values)
+        return piece, outputs, scores
 
     def malformed(self, epoch: Epoch, correlation: bytes, topic: str, partition: int, headers: Any, why: str) -> None:
         """Tells the sender of an unreadable record whose headers name a reply topic."""
@@ -177,82 +203,19 @@ class Publisher:
         scores: Array | None = None,
         outputs: Sequence[Mapping[str, Array]] = (),
     ) -> list[Output]:
-        record = self._record(pieces, batch_id, now, code, messages, device, scores, outputs)
-        value = self._codec.encode(record)
-        if len(value) <= LOG_BYTES or (len(pieces) == 1 and pieces[0].count == 1):
-            return [Output(self._topics.predictions, value, pieces[0].keys[0])]
-        found: list[Output] = []
-        at = 0
-        for number, piece in enumerate(pieces):
-            halves = [piece] if len(pieces) > 1 else list(piece.halve())
-            begin = 0
-            for half in halves:
-                end = begin + half.rows
-                own = [{name: array[begin:end] for name, array in outputs[number].items()}] if outputs else []
-                mine = None if scores is None else scores[at + begin : at + end]
-                texts = messages[at + begin : at + begin + half.count] if messages else ()
-                found += self._log([half], self._batch_id(), now, code, texts, device, mine, own)
-                begin = end
-            at += piece.rows
-        return found
-
-    def _record(
-        self,
-        pieces: Sequence[Requests],
-        batch_id: str,
-        now: int,
-        code: Code,
-        messages: Sequence[str],
-        device: str,
-        scores: Array | None,
-        outputs: Sequence[Mapping[str, Array]],
-    ) -> PredictionBatch:
-        first = pieces[0]
-        each = [piece.rows_each if outputs else 1 for piece in pieces]
-        rows = sum(piece.count * times for piece, times in zip(pieces, each, strict=True))
-
-        def spread(values: Callable[[Requests], Any], dtype: str) -> bytes:
-            columns = [
-                np.repeat(np.broadcast_to(np.asarray(values(piece)), piece.count), times)
-                for piece, times in zip(pieces, each, strict=True)
-            ]
-            return np.concatenate(columns).astype(dtype, copy=False).tobytes()
-
-        def texts(values: Callable[[Requests], list[bytes]]) -> list[bytes]:
-            return [
-                text
-                for piece, times in zip(pieces, each, strict=True)
-                for text in values(piece)
-                for _ in range(times)
-            ]  # fmt: skip
-
-        logged = _loggable(outputs)
-        return PredictionBatch(
+        record = log_record(
+            pieces,
             batch_id=batch_id,
             worker=self._worker,
             device=device,
-            model=first.model,
-            version=first.version,
-            experiment=first.experiment,
-            variant=first.variant,
-            topic=first.topic,
             scored_at=now,
-            rows=rows,
-            request_ids=pack_strings(texts(lambda piece: piece.ids)),
-            user_ids=pack_strings(texts(lambda piece: piece.users)),
-            partitions=spread(lambda piece: piece.partitions, "<i4"),
-            offsets=spread(lambda piece: piece.offsets, "<i8"),
-            row_numbers=np.concatenate(
-                [np.tile(np.arange(times, dtype="<i4"), piece.count) for piece, times in zip(pieces, each, strict=True)]
-            ).tobytes(),
-            sent_at=spread(lambda piece: piece.sent_at, "<i8"),
-            received_at=spread(lambda piece: piece.received_at, "<i8"),
-            codes=bytes([INDEX[code]]) * rows,
-            messages=pack_strings(messages if messages else [b""] * rows),
-            scores=np.full(rows, np.nan).tobytes() if scores is None else scores.astype("<f8").tobytes(),
-            features=feature_columns([features for piece in pieces for features in piece.features], rows),
-            outputs=tuple(output_column(name, [own[name] for own in outputs]) for name in logged),
+            code=code,
+            messages=messages,
+            scores=scores,
+            outputs=outputs,
         )
+        key = pieces[0].keys[0]
+        return [Output(self._topics.predictions, value, short_key(key)) for value in encoded(self._codec, record)]
 
     def _summary(
         self,
@@ -285,7 +248,7 @@ class Publisher:
             requests=requests,
             rows=rows,
             padded_rows=run.padded if run else 0,
-            queue_us=int(((received - sent) * weights).sum()),
+            queue_us=int((np.maximum(received - sent, 0) * weights).sum()),
             batch_us=waited,
             infer_us=int(run.seconds * 1e6) if run else 0,
             latency_histogram=latency_histogram((now - sent) / 1000, weights),
@@ -312,47 +275,9 @@ def score_histogram(scores: Array) -> tuple[int, ...]:
     return tuple(np.bincount(places, minlength=SCORE_BINS).tolist())
 
 
-def feature_columns(rows: Sequence[Mapping[str, Any]], expected: int) -> tuple[Column, ...]:
-    """Named features of all rows as columns: numbers as FP64 (missing: NaN), text as strings (missing: empty)."""
-    if not rows or len(rows) != expected:
-        return ()
-    columns = []
-    for name in dict.fromkeys(name for row in rows for name in row):
-        values = [row.get(name) for row in rows]
-        if any(isinstance(value, str) for value in values):
-            texts = ["" if value is None else str(value) for value in values]
-            columns.append(Column(name, BYTES, (expected,), b"", pack_strings(texts)))
-        else:
-            numbers = np.array([np.nan if value is None else value for value in values], "<f8")
-            columns.append(Column(name, "FP64", (expected,), numbers.tobytes()))
-    return tuple(columns)
-
-
-def output_column(name: str, arrays: Sequence[Array]) -> Column:
-    """An output of all pieces as one column, each row flattened (pieces may be padded to different lengths)."""
-    if datatype_of(arrays[0]) == BYTES:
-        texts = [str(text) for array in arrays for text in array.ravel().tolist()]
-        return Column(name, BYTES, (len(texts),), b"", pack_strings(texts))
-    tensors = [to_tensor(name, array) for array in arrays]
-    shape = (sum(tensor.shape[0] for tensor in tensors), *tensors[0].shape[1:])
-    return Column(name, tensors[0].datatype, shape, b"".join(tensor.data for tensor in tensors))
-
-
-def _loggable(outputs: Sequence[Mapping[str, Array]]) -> list[str]:
-    """Outputs that fit a column: small rows of one shape."""
-    if not outputs:
-        return []
-    names = []
-    for name, sample in outputs[0].items():
-        shapes = {own[name].shape[1:] for own in outputs}
-        small = sample.nbytes <= LOGGED_OUTPUT_BYTES * max(1, len(sample))
-        if len(shapes) == 1 and small and not (sample.dtype == object and sample.ndim > 1 and sample.shape[1] > 1):
-            names.append(name)
-    return names
-
-
-def _by_epoch(pieces: Iterable[Requests]) -> list[list[int]]:
-    found: dict[int, list[int]] = {}
+def _alike(pieces: Iterable[Requests]) -> list[list[int]]:
+    """Pieces that one record of the log can hold: of one epoch, and of one experiment's name."""
+    found: dict[tuple[int, str], list[int]] = {}
     for position, piece in enumerate(pieces):
-        found.setdefault(id(piece.epoch), []).append(position)
+        found.setdefault((id(piece.epoch), piece.experiment), []).append(position)
     return list(found.values())

@@ -7,6 +7,7 @@ for those of the next, which go on flowing meanwhile.
 from __future__ import annotations
 
 import logging
+import re
 import threading
 from collections.abc import Callable, Sequence
 from time import monotonic
@@ -24,6 +25,10 @@ log = logging.getLogger(__name__)
 KNOWN_SECONDS: Final = 60.0
 UNKNOWN_SECONDS: Final = 2.0
 QUEUE_WAIT_SECONDS: Final = 0.05
+# As long as nobody can say how many there are, the producer finds out.
+ANY_PARTITION: Final = 2**31 - 1
+# What Kafka takes as a topic's name; asking for another one is in vain, or an error.
+_NAME: Final = re.compile(r"[a-zA-Z0-9._-]{1,249}")
 
 PartitionsOf = Callable[[str], int]
 
@@ -35,23 +40,26 @@ class ReplyTopics:
         """`ask` returns the partitions of a topic, 0 where there is no such topic."""
         self._ask = ask
         self._clock = clock
-        self._known: dict[str, tuple[int, float]] = {}
+        self._known: dict[str, tuple[int, float]] = {}  # partitions, and when that was asked
 
-    def partitions(self, topic: str) -> int:
-        """Partitions of the topic; 0 where replies cannot go there."""
+    def partitions(self, topic: str, wanted: int = -1) -> int:
+        """Partitions of the topic; 0 where replies cannot go there. `wanted`: a partition somebody waits on."""
+        if _NAME.fullmatch(topic) is None or topic in (".", ".."):
+            return 0
         now = self._clock()
-        count, until = self._known.get(topic, (0, 0.0))
-        if now < until:
+        count, asked = self._known.get(topic, (0, float("-inf")))
+        # A topic may just have been created, or have grown.
+        if now - asked < (KNOWN_SECONDS if 0 <= wanted < count or wanted < 0 < count else UNKNOWN_SECONDS):
             return count
         try:
             count = self._ask(topic)
         except KafkaException:
             # The cluster does not answer: what was true a minute ago is the best guess, and the producer waits.
-            return max(count, 1)
+            count = count or ANY_PARTITION
         # Made-up topic names come without end: forget all rather than grow.
         if len(self._known) > 10_000:
             self._known.clear()
-        self._known[topic] = (count, now + (KNOWN_SECONDS if count else UNKNOWN_SECONDS))
+        self._known[topic] = (count, now)
         return count
 
 
@@ -67,6 +75,7 @@ class ReplySender:
         self._topics = topics
         self._metrics = metrics
         self._due = OncePer(60.0)
+        self._held: dict[str, int] = {}
         self._lock = threading.Lock()
 
     def send(
@@ -81,11 +90,11 @@ class ReplySender:
         """Publish n replies to one topic; a partition below 0 leaves the choice to the key."""
         if not topic:
             return
-        known = self._topics.partitions(topic)
+        targets = np.maximum(partitions, -1).tolist()
+        known = self._topics.partitions(topic, max(targets))
         if not known:
             self._undeliverable("UNKNOWN_TOPIC", topic, len(values))
             return
-        targets = partitions.tolist()
         if max(targets) >= known:
             lost = sum(1 for target in targets if target >= known)
             self._undeliverable("UNKNOWN_PARTITION", topic, lost)
@@ -147,6 +156,11 @@ class ReplySender:
     def _undeliverable(self, reason: str, topic: str, count: int) -> None:
         self._metrics.undeliverable(reason, count)
         with self._lock:
-            due = self._due.due((reason, topic))
+            # By reason alone: the topics are the senders', and there is no end to what they may be called.
+            due = self._due.due(reason)
+            self._held[reason] = self._held.get(reason, 0) + count
+            lost = self._held.pop(reason) if due else 0
         if due:
-            log.warning("replies cannot be delivered: %s on topic %r (%d since last said)", reason, topic, due)
+            log.warning(
+                "replies cannot be delivered: %s (%d since last said, the last to topic %.249r)", reason, lost, topic
+            )

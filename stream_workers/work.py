@@ -170,6 +170,11 @@ class BulkBatch:
     outputs: dict[str, Array] = field(default_factory=dict)
     errors: list[RowError] = field(default_factory=list)
 
+    @property
+    def queued_us(self) -> int:
+        """Microseconds from the send to the poll; within an hour and 0, since the clock is the sender's."""
+        return min(max(0, self.received_at - self.record.sent_at), 3_600_000_000)
+
 
 @dataclass(slots=True, eq=False)
 class BulkPart:

@@ -1,7 +1,7 @@
 """The limits of Kafka and its client on this machine, each a process of its own that decodes nothing.
 
-    python -m penstock.bench.raw copy    consumes records and produces the same bytes: what a stream worker cannot beat
-    python -m penstock.bench.raw echo    answers each record with itself: what request/reply cannot beat
+python -m penstock.bench.raw copy    consumes records and produces the same bytes: what a stream worker cannot beat
+python -m penstock.bench.raw echo    answers each record with itself: what request/reply cannot beat
 """
 
 from __future__ import annotations

@@ -1,0 +1,104 @@
+"""`penstock bench`: how fast Penstock is on this machine, beside what this machine can do at most."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from penstock import console
+
+if TYPE_CHECKING:
+    from penstock.bench.bed import Bed
+
+Broker = Annotated[
+    str, typer.Option(help="embedded, kafka (a local Apache Kafka: java and mvn), or HOST:PORT of one.")
+]  # fmt: skip
+Model = Annotated[str, typer.Option(help="mlp (32-64-32-1), heavy (256-1024-1024-1), or a model of the store.")]
+Delivery = Annotated[str, typer.Option(help="exactly-once or at-least-once.")]
+Rounds = Annotated[int, typer.Option(min=1, help="How often to measure; fewer than 3 show nothing of the spread.")]
+AsJson = Annotated[bool, typer.Option("--json", help="One JSON document on standard output.")]
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands."""
+    bench = typer.Typer(help="Measure Penstock beside the limits of this machine, in one run.", no_args_is_help=True)
+    for command in (stream,):
+        bench.command()(command)
+    app.add_typer(bench, name="bench")
+
+
+def stream(
+    broker: Broker = "embedded",
+    records: Annotated[int | None, typer.Option(min=1, help="Requests a round.")] = None,
+    model: Model = "mlp",
+    delivery: Delivery = "exactly-once",
+    workers: Annotated[int, typer.Option(min=1, max=8, help="Scoring workers.")] = 1,
+    rounds: Rounds = 3,
+    as_json: AsJson = False,
+) -> None:
+    """Single-row requests through workers, as a share of consuming and producing the same bytes undecoded."""
+    from penstock.bench.stream import run_stream
+
+    _check_delivery(delivery)
+    count = records or (40_000 if model == "heavy" else 400_000)
+    found = _measure(
+        "stream", broker, model, lambda bed: run_stream(bed, count, rounds, delivery, workers, console.note)
+    )
+    if as_json:
+        console.print_json(found)
+        return
+    one = found["rounds"][-1]["profile"]
+    _table(
+        f"stream: {found['model']}, {count:,} requests, {delivery}, {workers} worker(s), {found['broker']}",
+        [
+            ("raw limit, records/s", *_spread(found["raw_records_per_second"])),
+            ("workers, records/s", *_spread(found["records_per_second"])),
+            ("share of the raw limit", *_spread(found["ratio"])),
+        ],
+    )
+    console.note(", ".join(f"{name} {value}" for name, value in one.items()))
+    _doubt(found)
+
+
+def _measure(what: str, broker: str, model: str, run: Callable[[Bed], dict[str, Any]]) -> dict[str, Any]:
+    """Run a benchmark in a bed; a failure ends the command with its line."""
+    from models.errors import ModelError
+    from penstock.bench.bed import Bed, BenchError, machine
+    from penstock.bench.workload import WorkloadError
+    from penstock.stack import StackError
+    from penstock.supervisor import ServiceError
+    from producers.errors import BrokerUnavailableError
+
+    host, _, port = broker.rpartition(":")
+    if broker not in ("embedded", "kafka") and not (host and port.isdigit()):
+        console.fail(f"broker {broker!r} is neither embedded, nor kafka, nor HOST:PORT")
+    settings = console.settings(stack=False)
+    try:
+        with Bed(settings, broker, model, say=console.note) as bed:
+            about = {"benchmark": what, "broker": bed.broker, "model": bed.workload.shown, "partitions": 8}
+            return {**about, "machine": machine(bed.settings, broker), **run(bed)}
+    except (ModelError, WorkloadError) as error:
+        console.fail(str(error))
+    except (BenchError, BrokerUnavailableError, ServiceError, StackError) as error:
+        console.fail(str(error), code=1)
+
+
+def _check_delivery(delivery: str) -> None:
+    if delivery not in ("exactly-once", "at-least-once"):
+        console.fail(f"--delivery: expected exactly-once or at-least-once, got {delivery!r}")
+
+
+def _spread(found: dict[str, float]) -> tuple[str, str, str]:
+    digits = 0 if found["median"] >= 100 else 3
+    return tuple(f"{found[name]:,.{digits}f}" for name in ("median", "min", "max"))  # type: ignore[return-value]
+
+
+def _table(title: str, rows: list[tuple[str, ...]], columns: tuple[str, ...] = ("", "median", "min", "max")) -> None:
+    console.print_table(columns, rows, title=title)
+
+
+def _doubt(found: dict[str, Any]) -> None:
+    for line in found["doubts"]:
+        console.note(f"do not trust this: {line}")

@@ -1,0 +1,198 @@
+"""Micro-batches as records of the prediction log: columns of all rows, in records small enough for Kafka. Pure."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from typing import Any, Final
+
+import numpy as np
+
+from schemas.codec import Codec
+from schemas.codes import INDEX, Code
+from schemas.records import Column, PredictionBatch, StringColumn
+from schemas.tensors import BYTES, Array, datatype_of, pack_strings, to_tensor, unpack_strings
+from stream_workers.work import Requests
+
+# A record stays below this, so that Kafka takes it; larger batches are logged in halves.
+LOG_BYTES: Final = 4 * 1024 * 1024
+# Outputs with more bytes a row than this (embeddings, masks) go to the sender but not into the log.
+LOGGED_OUTPUT_BYTES: Final = 2048
+# What is left of a text of a row that would not fit into a record of its own.
+CLIPPED: Final = 16 * 1024
+# A feature given by less than one row in so many is no column: made-up names would cost a cell in every row.
+SPARSEST: Final = 8
+
+
+def log_record(
+    pieces: Sequence[Requests],
+    *,
+    batch_id: str,
+    worker: str,
+    device: str,
+    scored_at: int,
+    code: Code,
+    messages: Sequence[str] = (),
+    scores: Array | None = None,
+    outputs: Sequence[Mapping[str, Array]] = (),
+) -> PredictionBatch:
+    """All rows of pieces of one version and variant; with `outputs`, one mapping a piece, a row for each output row.
+
+    Without them a request is one row. `messages`: one a request. `scores` [rows].
+    """
+    first = pieces[0]
+    each = [piece.rows_each if outputs else 1 for piece in pieces]
+    rows = sum(piece.count * times for piece, times in zip(pieces, each, strict=True))
+
+    def spread(values: Callable[[Requests], Any], dtype: str) -> bytes:
+        columns = [
+            np.repeat(np.broadcast_to(np.asarray(values(piece)), piece.count), times)
+            for piece, times in zip(pieces, each, strict=True)
+        ]
+        return np.concatenate(columns).astype(dtype, copy=False).tobytes()
+
+    def texts(values: Callable[[Requests], list[bytes]]) -> list[bytes]:
+        return [
+            text
+            for piece, times in zip(pieces, each, strict=True)
+            for text in values(piece)
+            for _ in range(times)
+        ]  # fmt: skip
+
+    return PredictionBatch(
+        batch_id=batch_id,
+        worker=worker,
+        device=device,
+        model=first.model,
+        version=first.version,
+        experiment=first.experiment,
+        variant=first.variant,
+        topic=first.topic,
+        scored_at=scored_at,
+        rows=rows,
+        request_ids=pack_strings(texts(lambda piece: piece.ids)),
+        user_ids=pack_strings(texts(lambda piece: piece.users)),
+        partitions=spread(lambda piece: piece.partitions, "<i4"),
+        offsets=spread(lambda piece: piece.offsets, "<i8"),
+        row_numbers=np.concatenate(
+            [np.tile(np.arange(times, dtype="<i4"), piece.count) for piece, times in zip(pieces, each, strict=True)]
+        ).tobytes(),
+        sent_at=spread(lambda piece: piece.sent_at, "<i8"),
+        received_at=spread(lambda piece: piece.received_at, "<i8"),
+        codes=bytes([INDEX[code]]) * rows,
+        messages=pack_strings(messages if messages else [b""] * rows),
+        scores=np.full(rows, np.nan).tobytes() if scores is None else scores.astype("<f8").tobytes(),
+        features=feature_columns([features for piece in pieces for features in piece.features], rows),
+        outputs=tuple(output_column(name, [own[name] for own in outputs]) for name in _loggable(outputs)),
+    )
+
+
+def encoded(codec: Codec, record: PredictionBatch, limit: int = LOG_BYTES) -> list[bytes]:
+    """The record in pieces of at most `limit` bytes each; a row larger than that leaves behind what does not fit."""
+    value = codec.encode(record)
+    if len(value) <= limit:
+        return [value]
+    if record.rows == 1:
+        return [codec.encode(clipped(record))]
+    middle = record.rows // 2
+    halves = sliced(record, 0, middle), sliced(record, middle, record.rows)
+    return [value for half in halves for value in encoded(codec, half, limit)]
+
+
+def sliced(record: PredictionBatch, a: int, b: int) -> PredictionBatch:
+    """Rows a to b of a record."""
+
+    def cut(data: bytes) -> bytes:
+        width = len(data) // record.rows
+        return data[a * width : b * width]
+
+    def words(column: StringColumn) -> StringColumn:
+        ends = np.frombuffer(column.offsets, "<i4")[a : b + 1]
+        return StringColumn((ends - ends[0]).astype("<i4").tobytes(), column.data[ends[0] : ends[-1]])
+
+    def columns(given: Sequence[Column]) -> tuple[Column, ...]:
+        return tuple(
+            Column(
+                one.name,
+                one.datatype,
+                (b - a, *one.shape[1:]),
+                cut(one.data),
+                None if one.strings is None else words(one.strings),
+            )
+            for one in given
+        )
+
+    return replace(
+        record,
+        rows=b - a,
+        request_ids=words(record.request_ids),
+        user_ids=words(record.user_ids),
+        messages=words(record.messages),
+        **{name: cut(getattr(record, name)) for name in _FIXED},
+        features=columns(record.features),
+        outputs=columns(record.outputs),
+    )
+
+
+_FIXED: Final = ("partitions", "offsets", "row_numbers", "sent_at", "received_at", "codes", "scores")
+
+
+def clipped(record: PredictionBatch) -> PredictionBatch:
+    """The same rows without features and outputs, and with texts cut to what a record can hold."""
+
+    def short(column: StringColumn) -> StringColumn:
+        return pack_strings([text[:CLIPPED] for text in unpack_strings(column)])
+
+    return replace(
+        record,
+        model=record.model[:CLIPPED],
+        experiment=record.experiment[:CLIPPED],
+        request_ids=short(record.request_ids),
+        user_ids=short(record.user_ids),
+        messages=short(record.messages),
+        features=(),
+        outputs=(),
+    )
+
+
+def feature_columns(rows: Sequence[Mapping[str, Any]], expected: int) -> tuple[Column, ...]:
+    """Named features of all rows as columns: numbers as FP64 (missing: NaN), text as strings (missing: empty)."""
+    if not rows or len(rows) != expected:
+        return ()
+    columns = []
+    given = Counter(name for row in rows for name in row)
+    for name, times in given.items():
+        if times * SPARSEST < len(rows):
+            continue
+        values = [row.get(name) for row in rows]
+        if any(isinstance(value, str) for value in values):
+            texts = ["" if value is None else str(value) for value in values]
+            columns.append(Column(name, BYTES, (expected,), b"", pack_strings(texts)))
+        else:
+            numbers = np.array([np.nan if value is None else value for value in values], "<f8")
+            columns.append(Column(name, "FP64", (expected,), numbers.tobytes()))
+    return tuple(columns)
+
+
+def output_column(name: str, arrays: Sequence[Array]) -> Column:
+    """An output of all pieces as one column, all of one shape a row; text has one element a row."""
+    if datatype_of(arrays[0]) == BYTES:
+        texts = [str(text) for array in arrays for text in array.ravel().tolist()]
+        return Column(name, BYTES, (len(texts),), b"", pack_strings(texts))
+    tensors = [to_tensor(name, array) for array in arrays]
+    shape = (sum(tensor.shape[0] for tensor in tensors), *tensors[0].shape[1:])
+    return Column(name, tensors[0].datatype, shape, b"".join(tensor.data for tensor in tensors))
+
+
+def _loggable(outputs: Sequence[Mapping[str, Array]]) -> list[str]:
+    """Outputs that fit a column: small rows of one shape."""
+    if not outputs:
+        return []
+    names = []
+    for name, sample in outputs[0].items():
+        shapes = {own[name].shape[1:] for own in outputs}
+        small = sample.nbytes <= LOGGED_OUTPUT_BYTES * max(1, len(sample))
+        if len(shapes) == 1 and small and (datatype_of(sample) != BYTES or sample.size == len(sample)):
+            names.append(name)
+    return names
