@@ -233,7 +233,9 @@ def _translate(config: WarehouseConfig, error: ClickHouseError) -> WarehouseErro
             "or it is not writable"
         )
     if code is None and isinstance(error, OperationalError):
-        reason = re.search(r"\[Errno [-\d]+\] [^\])\"']+|[Rr]ead timed out|timed out|Remote end closed[\w ]+", str(error))
+        reason = re.search(
+            r"\[Errno [-\d]+\] [^\])\"']+|[Rr]ead timed out|timed out|Remote end closed[\w ]+", str(error)
+        )
         return WarehouseUnavailableError(f"{config.place} cannot be reached: {reason[0].strip() if reason else text}")
     if code in _LATER:
         return WarehouseUnavailableError(f"{config.place} cannot take this now: {text}")

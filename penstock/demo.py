@@ -46,7 +46,7 @@ class Plan:
 
     start: date
     days: int
-    rate: float | None = 1000.0
+    rate: float | None = 500.0
     in_flight: int = 500
 
     @property

@@ -8,6 +8,7 @@ each request is registered before it is sent, so no answer can be missed, and on
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import random
 import threading
@@ -325,6 +326,7 @@ class ScoringClient:
         try:
             self._inbox.open(self._connect_timeout)
             self._publisher = Publisher({**SENDING, **self._config, "error_cb": self._on_error}, self._codec)
+            self._warm_up(self._publisher)
         except (ScoringError, KafkaException, ValueError) as error:
             with self._lock:
                 self._opened = None  # the next request tries again
@@ -346,6 +348,15 @@ class ScoringClient:
             self._stop.set()
             self._table.close(why)
             self._inbox.close()
+
+    def _warm_up(self, publisher: Publisher) -> None:
+        # An idempotent producer takes half a second to get its id, which the first request would have to wait for. A
+        # record without a value on the own partition is what nobody reads; where it is not allowed, nothing is lost.
+        publisher.send_bytes(
+            self._inbox.topic, None, partition=self._inbox.partition, on_delivery=lambda _error, _message: None
+        )
+        with contextlib.suppress(BrokerUnavailableError):
+            publisher.flush(min(2.0, self._connect_timeout))
 
     def _receive(self, value: bytes) -> None:
         if self._table.is_foreign(value):

@@ -63,7 +63,7 @@ class Pace:
     """When the next request may leave: `rate` a second, evenly, and never more than `in_flight` unanswered ones.
 
     `rate` None: as soon as there is room. All times are seconds of one clock. `held_back` counts the requests that were
-    due and waited for room: where there are many of them the latencies are those of a lower rate than the one asked for.
+    due and waited for room: where there are many of them the latencies are those of a lower rate than was asked for.
     """
 
     def __init__(self, rate: float | None, in_flight: int, *, slack: float = SLACK_SECONDS) -> None:

@@ -20,9 +20,10 @@ class _Entry(Generic[B, R]):
 class Window(Generic[B, R]):
     """At most `limit` batches sent and not yet taken out, by sequence number from `first` on.
 
-    All times are seconds of one clock. `resend_after`: the silence after which unanswered batches are due again; it
-    grows to four times the longest pause between answers, and doubles with each try that nobody answers, so that a slow
-    worker is not buried under repetitions.
+    All times are seconds of one clock. `resend_after`: the silence after which unanswered batches are due again. It
+    grows to four times the longest pause between answers, so that a slow worker is not buried under repetitions. As in
+    Karn and Partridge (1987), a pause in which something was sent again teaches nothing, since it may have been a loss;
+    but the patience that was doubled for it stays until a pause without.
     """
 
     def __init__(self, limit: int, resend_after: float, first: int = 0) -> None:
@@ -72,8 +73,9 @@ class Window(Generic[B, R]):
             return False
         entry.batch, entry.result, entry.retry_at = None, result, None
         self._unanswered -= 1
-        self._resend_after = max(self._resend_after, 4 * (now - self._heard))
-        self._patience = self._resend_after
+        if self._asked == self._heard:
+            self._resend_after = max(self._resend_after, 4 * (now - self._heard))
+            self._patience = self._resend_after
         self._heard = self._asked = now
         return True
 

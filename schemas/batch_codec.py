@@ -186,7 +186,7 @@ def _decode_fast(header: bytes, values: Sequence[bytes | None]) -> tuple[list[Re
             rest.append(int(left[0]))
             left = left[1:]
             continue
-        matrix, fits = template.match(cursor.buffer, cursor.at[left], end[left])
+        matrix, fits = template.match(cursor, cursor.at[left], end[left])
         rows, left = left[fits], left[~fits]
         for members in _same_words(cursor, rows, (model, version, experiment, reply_topic)):
             picked = rows[members]
@@ -298,15 +298,15 @@ class _Template:
             return None
         return cls(np.frombuffer(tail, np.uint8), np.flatnonzero(constant), tuple(parts))
 
-    def match(self, buffer: npt.NDArray[np.uint8], at: Ints, end: Ints) -> tuple[Array, npt.NDArray[np.bool_]]:
+    def match(self, cursor: _Cursor, at: Ints, end: Ints) -> tuple[Array, npt.NDArray[np.bool_]]:
         """The tails [k, bytes] that equal this one but for data, and which of the records they are."""
         width = len(self.raw)
         fits = (end - at) == width
         rows = np.flatnonzero(fits)
         if width <= MAX_INDEXED:
-            matrix = buffer[at[rows][:, None] + np.arange(width)]
+            matrix = cursor.buffer[at[rows][:, None] + np.arange(width)]
         else:
-            whole = memoryview(buffer)
+            whole = memoryview(cursor.data)
             cut = b"".join([whole[a : a + width] for a in at[rows].tolist()])
             matrix = np.frombuffer(cut, np.uint8).reshape(-1, width)
         equal = (matrix[:, self.constant] == self.raw[self.constant]).all(axis=1)

@@ -202,7 +202,11 @@ class BulkIntake:
         given = {tensor.name: from_tensor(tensor) for tensor in (record.columns or record.inputs)}
         if record.rows > max(1, sum(len(tensor.data) for tensor in (*record.columns, *record.inputs))):
             raise TensorError(f"{record.rows} rows without data")
-        wrong = [f"{shown(name)} has {len(array) if array.ndim else 'none'}" for name, array in given.items() if array.shape[:1] != (record.rows,)]
+        wrong = [
+            f"{shown(name)} has {len(array) if array.ndim else 'none'}"
+            for name, array in given.items()
+            if array.shape[:1] != (record.rows,)
+        ]
         if wrong:
             raise TensorError(f"every column has {record.rows} rows, but {', '.join(wrong)}")
         if record.columns:

@@ -15,7 +15,7 @@ from collections.abc import Callable, Sequence
 from time import monotonic
 from typing import Any, Final, Protocol
 
-from confluent_kafka import Consumer, KafkaError, KafkaException, Producer, TopicPartition
+from confluent_kafka import Consumer, KafkaError, KafkaException, Message, Producer, TopicPartition
 
 from stream_workers.errands import Errands
 from stream_workers.ledger import Epoch, Ledger, Output
@@ -109,9 +109,12 @@ class AtLeastOnce:
 
     def commit(self, epoch: Epoch) -> None:
         """Flush, then commit synchronously."""
-        produce_all(self._producer, epoch.outputs)
+        refused: list[KafkaError] = []
+        produce_all(self._producer, epoch.outputs, lambda error, _: refused.append(error) if error else None)
         if self._producer.flush(self._timeout) > 0:
             raise CommitFailedError(f"outputs were not acknowledged within {self._timeout:.0f} s")
+        if refused:
+            raise CommitFailedError(f"{len(refused)} outputs were refused: {refused[0].str()}")
         try:
             self._errands.ask(
                 lambda: self._consumer.commit(offsets=offsets_of(epoch), asynchronous=False), self._timeout
@@ -140,12 +143,16 @@ def retrying(call: Callable[[], Any], timeout: float) -> None:
             return
 
 
-def produce_all(producer: Producer, outputs: Sequence[Output]) -> None:
+def produce_all(
+    producer: Producer,
+    outputs: Sequence[Output],
+    on_delivery: Callable[[KafkaError | None, Message], None] | None = None,
+) -> None:
     """Hand every output to the producer, waiting for room in its queue where it is full."""
     for output in outputs:
         while True:
             try:
-                producer.produce(output.topic, output.value, output.key, output.partition)
+                producer.produce(output.topic, output.value, output.key, output.partition, on_delivery=on_delivery)
                 break
             except BufferError:
                 producer.poll(0.05)

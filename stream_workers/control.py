@@ -6,6 +6,7 @@ import json
 import logging
 import threading
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from time import monotonic
 from typing import Any, Final
 
@@ -31,6 +32,7 @@ class ControlState:
     def __init__(self, codec: Codec) -> None:
         self._codec = codec
         self._experiments: dict[str, Experiment] = {}
+        self._waiting: dict[str, Experiment] = {}
         self._revisions: dict[tuple[str, str], int] = {}
         self.live: dict[str, str] = {}
         self.router = Router(())
@@ -51,8 +53,11 @@ class ControlState:
             log.warning("control entry %s/%s: revision %d is old", record.kind, record.name, record.revision)
             return ""
         try:
+            if key != f"{record.kind}{SEPARATOR}{record.name}".encode():
+                # Compaction goes by the key: under another one the entry would outlive its own removal.
+                raise ValueError(f"its key is {key!r}")
             self._set(record)
-        except (ExperimentError, ValueError, KeyError, TypeError) as error:
+        except (ValueError, RecursionError) as error:
             log.error("control entry %s/%s is refused, the last good one stays: %s", record.kind, record.name, error)
             return ""
         self._revisions[(record.kind, record.name)] = record.revision
@@ -60,22 +65,45 @@ class ControlState:
 
     def _set(self, record: Control) -> None:
         if record.kind == "experiment":
-            changed = {**self._experiments, record.name: Experiment.from_json(record.body)}
-            self.router = Router(changed.values())
-            self._experiments = changed
+            experiment = Experiment.from_json(record.body)
+            if experiment.name != record.name:
+                raise ValueError(f"its body is of experiment {experiment.name!r}")
+            self._waiting.pop(record.name, None)
+            try:
+                self._run({**self._experiments, record.name: experiment})
+            except ExperimentError:
+                # It may fit once another one ends; a worker that starts then would take it, so this one must too.
+                self._waiting[record.name] = experiment
+                raise
+            self._try_waiting()
         elif record.kind == "model":
             body: Any = json.loads(record.body)
-            self.live = {**self.live, record.name: str(body["version"])}
+            version = body.get("version") if isinstance(body, dict) else None
+            if not isinstance(version, str) or not version:
+                raise ValueError("its body must be an object with a version, a string")
+            self.live = {**self.live, record.name: version}
         elif record.kind == "schema":
             self._codec.learn(record.body)
 
     def _remove(self, kind: str, name: str) -> str:
         if kind == "experiment":
-            self._experiments = {own: one for own, one in self._experiments.items() if own != name}
-            self.router = Router(self._experiments.values())
+            self._waiting.pop(name, None)
+            self._run({own: one for own, one in self._experiments.items() if own != name})
+            self._try_waiting()
         elif kind == "model":
             self.live = {own: version for own, version in self.live.items() if own != name}
         return kind
+
+    def _run(self, experiments: dict[str, Experiment]) -> None:
+        self.router = Router(experiments.values())
+        self._experiments = experiments
+
+    def _try_waiting(self) -> None:
+        for name, experiment in list(self._waiting.items()):
+            with suppress(ExperimentError):
+                self._run({**self._experiments, name: experiment})
+                del self._waiting[name]
+                log.info("control entry experiment/%s was refused before and fits now", name)
 
 
 class ControlFollower:

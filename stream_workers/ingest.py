@@ -26,13 +26,14 @@ from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import Any, Final, cast
 
-from confluent_kafka import Consumer, KafkaError, KafkaException, Message, Producer, TopicPartition
+from confluent_kafka import Consumer, KafkaError, KafkaException, Message, TopicPartition
 from prometheus_client import CollectorRegistry
 
 from schemas.codec import Codec, DecodeError
 from schemas.records import BatchSummary, Control, DeadLetter, Outcome, PredictionBatch, Record
-from schemas.topics import MAX_MESSAGE_BYTES, Topics
+from schemas.topics import Topics
 from stream_workers.ingest_blocks import Block, BlockLimits, PartitionBuffer, Plan
+from stream_workers.ingest_letters import DeadLetters
 from stream_workers.ingest_log import TopicIds
 from stream_workers.ingest_rows import InvalidRecordError, LogRecord, check
 from stream_workers.ingest_sink import Job, Sink, Writer
@@ -45,8 +46,6 @@ log = logging.getLogger(__name__)
 Place = tuple[str, int]  # topic, partition
 _POLL_SECONDS: Final = 0.05
 _LAG_SECONDS: Final = 1.0
-# Room in a dead letter for all that is not the bytes it carries.
-_ENVELOPE: Final = 64 * 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,10 +100,8 @@ class Ingest:
         now: Callable[[], float] = time.time,
     ) -> None:
         self._codec = codec
-        self._topics = topics
         self._feeds = feeds(topics)
         self._limits = limits
-        self._name = name
         self._metrics = metrics or IngestMetrics(CollectorRegistry())
         self._health = health or Health()
         self._held_rows = held_rows or 4 * limits.rows
@@ -112,7 +109,7 @@ class Ingest:
         self._clock = clock
         self._now = now
         self._consumer = Consumer({**kafka.consumer, "enable.auto.offset.store": False}, logger=log)
-        self._producer = Producer(dict(kafka.producer), logger=log)
+        self._letters = DeadLetters(kafka.producer, topics.dead_letters, codec, name, now, log)
         self._writer = Writer(sink, self._metrics)
         self._ids = TopicIds(kafka.client)
         self._buffers: dict[Place, PartitionBuffer] = {}
@@ -121,7 +118,6 @@ class Ingest:
         self._job: Job | None = None
         self._settled: dict[Place, int] = {}  # offsets to commit: everything before them is in ClickHouse
         self._paused: set[Place] = set()
-        self._undelivered: list[tuple[bytes | None, bytes]] = []
         self._lag_at = 0.0
         self._every = OncePer(60.0, clock)
 
@@ -137,12 +133,12 @@ class Ingest:
         finally:
             self._writer.stop()
             self._consumer.close()
-            self._producer.flush(self._drain_seconds)
+            self._letters.close(self._drain_seconds)
 
     def _turn(self) -> None:
         for message in self._consumer.consume(500, _POLL_SECONDS):
             self._take(message)
-        self._producer.poll(0)
+        self._letters.serve()
         self._prepare()
         self._collect()
         self._dispatch()
@@ -165,7 +161,8 @@ class Ingest:
         try:
             record = _tombstone(message) if feed.record is Control and value is None else self._decode(feed, value)
         except DecodeError as problem:
-            self._bad(message, problem.reason, str(problem))
+            self._metrics.unreadable(problem.reason)
+            self._letters.send(message, problem.reason, str(problem))
             buffer.add(offset, None, now)
             return
         kind, stamp = message.timestamp()
@@ -187,45 +184,6 @@ class Ingest:
             self._codec.learn(record.body)
         except Exception as error:  # noqa: BLE001 - fastavro raises anything on what is no schema
             log.warning("schema %s on the control topic is no Avro schema: %s", record.name, error)
-
-    def _bad(self, message: Message, reason: str, detail: str) -> None:
-        self._metrics.unreadable(reason)
-        value, key = message.value(), message.key()
-        letter = DeadLetter(
-            topic=str(message.topic()),
-            partition=cast("int", message.partition()),
-            offset=cast("int", message.offset()),
-            key=key[:_ENVELOPE] if key else key,
-            value=value[: MAX_MESSAGE_BYTES - 4 * _ENVELOPE] if value else value,
-            reason=reason,
-            detail=detail[:1000],
-            worker=self._name,
-            failed_at=int(self._now() * 1e6),
-            headers=_headers(message),
-        )
-        self._publish(letter.key, self._codec.encode(letter))
-
-    def _publish(self, key: bytes | None, value: bytes) -> None:
-        def delivered(error: KafkaError | None, _: Message) -> None:
-            if error is not None:
-                self._undelivered.append((key, value))
-
-        while True:
-            try:
-                self._producer.produce(self._topics.dead_letters, value, key, on_delivery=delivered)
-            except BufferError:
-                self._producer.poll(_POLL_SECONDS)
-            else:
-                return
-
-    def _letters_are_safe(self) -> bool:
-        """Whether every dead letter so far is acknowledged; those that failed are sent again."""
-        if len(self._producer) == 0 and not self._undelivered:
-            return True
-        again, self._undelivered = self._undelivered, []
-        for key, value in again:
-            self._publish(key, value)
-        return bool(self._producer.flush(1.0) == 0 and not self._undelivered)
 
     def _on_error(self, error: KafkaError) -> None:
         if error.fatal():
@@ -277,7 +235,7 @@ class Ingest:
     def _commit(self, planned: list[Block]) -> bool:
         if not self._settled and not planned:
             return True
-        if self._settled and not self._letters_are_safe():
+        if self._settled and not self._letters.safe():
             return False
         offsets = {place: TopicPartition(*place, offset) for place, offset in self._settled.items()}
         for block in planned:
@@ -415,11 +373,6 @@ def _wait(future: Future[None] | None, seconds: float) -> bool:
     except TimeoutError:
         return False
     return True
-
-
-def _headers(message: Message) -> dict[str, bytes | None]:
-    headers = cast("list[tuple[str, bytes | None]]", message.headers() or [])
-    return {name: part[:1024] if part is not None else None for name, part in headers}
 
 
 def _tombstone(message: Message) -> Control:

@@ -312,6 +312,8 @@ def _own_error(model: LoadedModel, requests: Requests, place: int) -> str | None
         model.signature.check(requests.tensors_of(place))
     except (InvalidInputError, TensorError) as error:
         return str(error)
+    except ValueError:  # numpy's: a shape that no array has
+        return None
     return None
 
 

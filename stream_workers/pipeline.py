@@ -61,7 +61,7 @@ class Pipeline:
         self._held_back = held_back
         self._health = health
         self._metrics = metrics
-        self._paused = False
+        self._paused: bool | None = False
         self._failure: BaseException | None = None
         self._lag_at = 0.0
         self._committer: Committer | None = None
@@ -168,8 +168,8 @@ class Pipeline:
     def _assigned(self, consumer: Consumer, partitions: list[TopicPartition]) -> None:
         del consumer
         self._metrics.rebalances.inc()
-        # New partitions come unpaused: the next look pauses all of them again if need be.
-        self._paused = False
+        # New partitions come running and old ones as they were: the next look makes all of them the same.
+        self._paused = None
         log.info("%s: assigned %s", self._name, _named(partitions))
 
     def _revoked(self, consumer: Consumer, partitions: list[TopicPartition]) -> None:

@@ -129,13 +129,16 @@ def sliced(record: PredictionBatch, a: int, b: int) -> PredictionBatch:
         request_ids=words(record.request_ids),
         user_ids=words(record.user_ids),
         messages=words(record.messages),
-        **{name: cut(getattr(record, name)) for name in _FIXED},
+        partitions=cut(record.partitions),
+        offsets=cut(record.offsets),
+        row_numbers=cut(record.row_numbers),
+        sent_at=cut(record.sent_at),
+        received_at=cut(record.received_at),
+        codes=cut(record.codes),
+        scores=cut(record.scores),
         features=columns(record.features),
         outputs=columns(record.outputs),
     )
-
-
-_FIXED: Final = ("partitions", "offsets", "row_numbers", "sent_at", "received_at", "codes", "scores")
 
 
 def clipped(record: PredictionBatch) -> PredictionBatch:

@@ -105,20 +105,21 @@ class ReplySender:
                     self._produce(producer, topic, value, key, target, own)
             producer.poll(0)
             return
-        messages: list[dict[str, Any]] = [
-            {"value": value, "partition": target} if target >= 0 else {"value": value, "key": key}
-            for value, target, key in zip(values, targets, keys, strict=True)
-            if target < known
-        ]
-        self._produce_batch(producer, topic, messages)
+        batches: dict[int, list[dict[str, Any]]] = {}
+        for value, target, key in zip(values, targets, keys, strict=True):
+            if target < known:
+                batches.setdefault(target, []).append({"value": value} if target >= 0 else {"value": value, "key": key})
+        for target, messages in batches.items():
+            self._produce_batch(producer, topic, target, messages)
 
     def flush(self, parity: int, timeout: float) -> int:
         """Wait for the deliveries of one parity; returns how many are still under way."""
         return int(self._producers[parity].flush(timeout))
 
-    def _produce_batch(self, producer: Producer, topic: str, messages: list[dict[str, Any]]) -> None:
+    def _produce_batch(self, producer: Producer, topic: str, partition: int, messages: list[dict[str, Any]]) -> None:
+        # librdkafka takes one partition for a batch: a message's own is documented, and ignored (confluent-kafka 2.16).
         while messages:
-            queued = producer.produce_batch(topic, messages)
+            queued = producer.produce_batch(topic, messages, partition=partition)
             producer.poll(0)
             if queued == len(messages):
                 return

@@ -98,7 +98,9 @@ class _Handler(BaseHTTPRequestHandler):
             self._answer(200, b"Ok.\n")
             return
         if self.front.misbehave("refuse"):
-            self._answer(503, b"Code: 202. DB::Exception: Too many simultaneous queries. (TOO_MANY_SIMULTANEOUS_QUERIES)", 202)
+            self._answer(
+                503, b"Code: 202. DB::Exception: Too many simultaneous queries. (TOO_MANY_SIMULTANEOUS_QUERIES)", 202
+            )
             return
         if not self._welcome():
             self._answer(401, b"Code: 516. DB::Exception: default: Authentication failed. (AUTHENTICATION_FAILED)", 516)

@@ -9,7 +9,7 @@ import threading
 import time
 import urllib.request
 import uuid
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -141,7 +141,7 @@ class Worker:
         return tail(self._program.log)
 
 
-def usage_of(samples: list[tuple[str, Mapping[str, str], float]]) -> Usage:
+def usage_of(samples: Iterable[tuple[str, Mapping[str, str], float]]) -> Usage:
     """A worker's figures from the samples of its /metrics."""
     sums: dict[str, float] = {}
     for name, _, value in samples:
@@ -244,6 +244,18 @@ class Bed:
             self._broker, "a broker that ran already"
         )
 
+    def client(self) -> dict[str, Any]:
+        """librdkafka's configuration of a client of the benchmark itself, which keeps quiet about a broker's end."""
+        return {**self.settings.kafka.client(), "log_level": 0}
+
+    def consumer(self, group: str) -> dict[str, Any]:
+        """The same of a consumer."""
+        return {**self.settings.kafka.consumer(group), "log_level": 0}
+
+    def producer(self) -> dict[str, Any]:
+        """The same of a producer."""
+        return {**self.settings.kafka.producer(), "log_level": 0}
+
     def broker_cpu(self) -> float | None:
         """CPU seconds that the broker has used; None where it is not ours."""
         pid = self._stack.processes.get("broker")
@@ -316,7 +328,7 @@ def machine(settings: Settings, broker: str) -> dict[str, Any]:
         except PackageNotFoundError:
             continue
     if broker == KAFKA:
-        from penstock.brokers import kafka_version
+        from penstock.kafka_install import kafka_version
 
         versions["kafka"] = kafka_version()
     return {

@@ -27,7 +27,7 @@ class Feed:
         self._topic = topic
         self._producer = Producer(
             {
-                **bed.settings.kafka.producer(),
+                **bed.producer(),
                 "transactional.id": f"bench-{bed.run_id}-{topic}",
                 "transaction.timeout.ms": int(_FILL_SECONDS * 1000),
                 "linger.ms": 20,
@@ -79,7 +79,7 @@ class Feed:
 
 def marks_of(bed: Bed, topic: str) -> Any:
     """A function that says where the topic's partitions end now."""
-    consumer = Consumer({**bed.settings.kafka.consumer("penstock-bench-marks"), "isolation.level": "read_uncommitted"})
+    consumer = Consumer({**bed.consumer("penstock-bench-marks"), "isolation.level": "read_uncommitted"})
     places = [TopicPartition(topic, number) for number in range(_partitions(consumer, topic))]
 
     def marks() -> list[int]:
@@ -98,7 +98,7 @@ class Progress:
     def __init__(self, bed: Bed, group: str, topic: str) -> None:
         self._bed = bed
         # It asks in the group's name, and never joins it.
-        self._consumer = Consumer({**bed.settings.kafka.client(), "group.id": group, "enable.auto.commit": False})
+        self._consumer = Consumer({**bed.client(), "group.id": group, "enable.auto.commit": False})
         self._places = [
             TopicPartition(topic, number) for number in range(_partitions(self._consumer, topic))
         ]  # fmt: skip
@@ -122,18 +122,17 @@ class Progress:
 
 
 def read_new(bed: Bed, topic: str, starts: Sequence[int], *, committed: bool) -> list[Message]:
-    """All records of the topic from `starts` to its ends now. Raises `BenchError` where they do not come."""
-    ends = marks_of(bed, topic)()
+    """All records of the topic from `starts` on. Raises `BenchError` where they do not come."""
     consumer = Consumer(
         {
-            **bed.settings.kafka.consumer("penstock-bench-read"),
+            **bed.consumer("penstock-bench-read"),
             "isolation.level": "read_committed" if committed else "read_uncommitted",
             "enable.partition.eof": True,
             "fetch.wait.max.ms": 50,
         }
     )
-    waiting = {number for number, (a, b) in enumerate(zip(starts, ends, strict=True)) if b > a}
-    consumer.assign([TopicPartition(topic, number, starts[number]) for number in waiting])
+    waiting = set(range(len(starts)))
+    consumer.assign([TopicPartition(topic, number, start) for number, start in enumerate(starts)])
     found: list[Message] = []
     silent_until = time.monotonic() + 30
     while waiting:

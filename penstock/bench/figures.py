@@ -52,9 +52,7 @@ def doubts(**spreads: Spread) -> list[str]:
     for name, spread in spreads.items():
         if spread.width > WIDEST:
             what = name.replace("_", " ")
-            found.append(
-                f"{what}: rounds differ by {spread.width:.0%} of the median; this machine is too busy to trust"
-            )
+            found.append(f"{what}: rounds differ by {spread.width:.0%} of the median; the machine is too busy")
     return found
 
 

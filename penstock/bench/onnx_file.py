@@ -7,6 +7,7 @@ what is written here with the onnx package and checks it.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import Final
 
 import numpy as np
@@ -27,7 +28,7 @@ def mlp(sizes: Sequence[int], seed: int = 0) -> bytes:
     nodes: list[bytes] = []
     weights: list[bytes] = []
     value = "x"
-    for layer, (before, after) in enumerate(zip(sizes, sizes[1:], strict=False)):
+    for layer, (before, after) in enumerate(pairwise(sizes)):
         weight = rng.standard_normal((before, after), np.float32) / np.float32(np.sqrt(before))
         bias = rng.standard_normal(after, np.float32) / np.float32(10)
         weights += [_tensor(f"w{layer}", weight), _tensor(f"b{layer}", bias)]

@@ -99,7 +99,7 @@ def echo(bootstrap: str, source: str, target: str) -> None:
     while True:
         message = consumer.poll(0.1)
         if message is not None and message.error() is None:
-            producer.produce(target, message.value(), partition=message.partition())
+            producer.produce(target, message.value(), partition=message.partition() or 0)
         producer.poll(0)
 
 

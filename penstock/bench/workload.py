@@ -10,14 +10,13 @@ from typing import Any, Final
 
 import numpy as np
 
-from models.features import FeatureValue
 from models.registry import ModelStore
 from models.session import Session
 from models.signature import FeatureSpec, Signature
 from penstock.bench.onnx_file import mlp
 from schemas.codec import Codec
 from schemas.partitioning import record_key
-from schemas.records import ScoreBatch, ScoreRequest
+from schemas.records import FeatureValue, ScoreBatch, ScoreRequest
 from schemas.tensors import BYTES, Array, from_tensor, to_tensor
 
 MODELS: Final[Mapping[str, tuple[int, ...]]] = {"mlp": (32, 64, 32, 1), "heavy": (256, 1024, 1024, 1)}

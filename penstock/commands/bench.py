@@ -24,7 +24,7 @@ AsJson = Annotated[bool, typer.Option("--json", help="One JSON document on stand
 def register(app: typer.Typer) -> None:
     """Add the commands."""
     bench = typer.Typer(help="Measure Penstock beside the limits of this machine, in one run.", no_args_is_help=True)
-    for command in (stream,):
+    for command in (stream, bulk, reply, soak):
         bench.command()(command)
     app.add_typer(bench, name="bench")
 
@@ -59,6 +59,88 @@ def stream(
         ],
     )
     console.note(", ".join(f"{name} {value}" for name, value in one.items()))
+    _doubt(found)
+
+
+def bulk(
+    broker: Broker = "embedded",
+    rows: Annotated[int, typer.Option(min=1, help="Rows a round.")] = 1_000_000,
+    rows_each: Annotated[int, typer.Option(min=1, max=65_536, help="Rows in a record.")] = 4096,
+    model: Model = "mlp",
+    delivery: Delivery = "exactly-once",
+    workers: Annotated[int, typer.Option(min=1, max=8, help="Scoring workers.")] = 1,
+    rounds: Rounds = 3,
+    as_json: AsJson = False,
+) -> None:
+    """Columnar batches end to end, and a Parquet file to a Parquet file, beside ONNX Runtime alone."""
+    from penstock.bench.bulk import run_bulk
+
+    _check_delivery(delivery)
+    found = _measure(
+        "bulk", broker, model, lambda bed: run_bulk(bed, rows, rows_each, rounds, delivery, workers, console.note)
+    )
+    if as_json:
+        console.print_json(found)
+        return
+    _table(
+        f"bulk: {found['model']}, {found['rows']:,} rows, {delivery}, {workers} worker(s), {found['broker']}",
+        [
+            ("ONNX Runtime alone, rows/s", *_spread(found["onnxruntime_alone_rows_per_second"])),
+            ("stream, rows/s", *_spread(found["rows_per_second"])),
+            ("stream, share of ONNX Runtime", *_spread(found["ratio"])),
+            ("file to file, rows/s", *_spread(found["file_rows_per_second"])),
+        ],
+    )
+    _doubt(found)
+
+
+def reply(
+    broker: Broker = "embedded",
+    rate: Annotated[float, typer.Option(min=1, help="Requests a second.")] = 200.0,
+    seconds: Annotated[float, typer.Option(min=0.1, help="How long, all rounds together.")] = 30.0,
+    model: Model = "mlp",
+    workers: Annotated[int, typer.Option(min=1, max=8, help="Scoring workers.")] = 1,
+    rounds: Rounds = 3,
+    as_json: AsJson = False,
+) -> None:
+    """Request/reply at a steady rate, timed from when each request was due, beside a raw Kafka echo."""
+    from penstock.bench.reply import run_reply
+
+    found = _measure("reply", broker, model, lambda bed: run_reply(bed, rate, seconds, rounds, workers, console.note))
+    if as_json:
+        console.print_json(found)
+        return
+    rows = [
+        (f"{who} {name}, ms", *(f"{found[f'{who}_{key}_ms'][one]:.1f}" for one in ("median", "min", "max")))
+        for who in ("echo", "reply")
+        for name, key in (("p50", "p50"), ("p99", "p99"), ("worst", "worst"))
+    ]
+    rows += [(f"added {name}, ms", f"{found[f'added_{name}_ms']:.1f}", "", "") for name in ("p50", "p99")]
+    _table(f"reply: {found['model']}, {rate:,.0f} requests/s, {workers} worker(s), {found['broker']}", rows)
+    lost = sum(one["reply"]["lost"] for one in found["rounds"])
+    console.note(f"{found['requests']:,} requests, {lost} without an answer {found['errors'] or ''}".rstrip())
+    _doubt(found)
+
+
+def soak(
+    broker: Broker = "embedded",
+    minutes: Annotated[float, typer.Option(min=0.01, help="How long.")] = 10.0,
+    rate: Annotated[float, typer.Option(min=1, help="Requests a second.")] = 500.0,
+    model: Model = "flight-delay",
+    as_json: AsJson = False,
+) -> None:
+    """One worker under steady load: whether its memory stays where it is."""
+    from penstock.bench.soak import run_soak
+
+    found = _measure("soak", broker, model, lambda bed: run_soak(bed, minutes, rate, console.note))
+    if as_json:
+        console.print_json(found)
+        return
+    _table(
+        f"soak: {found['model']}, {rate:,.0f} requests/s for {minutes:g} minutes, {found['broker']}",
+        [(name.replace("_", " "), f"{value:,.2f}") for name, value in found["rss_mib"].items()],
+        ("worker memory, MiB", ""),
+    )
     _doubt(found)
 
 

@@ -5,9 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 from confluent_kafka import Consumer, Producer, TopicPartition
+from confluent_kafka.admin import AdminClient
+from confluent_kafka.cimpl import NewTopic
 
 from schemas.codec import Codec
 from schemas.records import Record
+from schemas.topics import Topics, topic_specs
 
 CODEC = Codec()
 
@@ -50,3 +53,11 @@ def committed(address: str, group: str, topic: str, partitions: Sequence[int] = 
         return {one.partition: one.offset for one in found}
     finally:
         reader.close()
+
+
+def create_topics(address: str, topics: Topics) -> None:
+    """Every topic of `topics`, 4 partitions each where a topic may have several."""
+    wanted = [NewTopic(one.name, one.partitions, 1, config=dict(one.config)) for one in topic_specs(topics, 4)]
+    admin = AdminClient({"bootstrap.servers": address, "log_level": 0})
+    for created in admin.create_topics(wanted).values():
+        created.result(30)

@@ -44,11 +44,11 @@ def scorer(broker: LocalBroker, topics: Topics) -> Iterator[Scorer]:
 
 @pytest.fixture
 def client(broker: LocalBroker, topics: Topics, scorer: Scorer) -> Iterator[ScoringClient]:
-    with client_of(broker, topics, timeout=20) as opened:
+    with client_of(broker, topics, timeout=60) as opened:
         yield opened
 
 
-def client_of(broker: LocalBroker, topics: Topics, *, timeout: float = 20, max_in_flight: int = 1000) -> ScoringClient:
+def client_of(broker: LocalBroker, topics: Topics, *, timeout: float = 60, max_in_flight: int = 1000) -> ScoringClient:
     return ScoringClient(
         {"bootstrap.servers": broker.address}, Codec(), topics, timeout=timeout, max_in_flight=max_in_flight
     )
@@ -66,11 +66,11 @@ def test_a_request_says_who_asks_and_comes_back_with_all_there_is_to_know(
     assert score_value(score) == 6.5
     assert score.outputs["pair"].tolist() == [[6.5, -6.5]]
     assert (score.model, score.version) == ("m", "1")
-    assert 0 < score.latency < 20
+    assert 0 < score.latency < 60
     (seen,) = scorer.seen
     assert (seen.user_id, seen.experiment, seen.request_id) == ("ü", "e", score.request_id)
     assert before <= seen.sent_at / 1e6 <= time.time()
-    assert 15e6 < seen.deadline - seen.sent_at <= 20e6
+    assert 55e6 < seen.deadline - seen.sent_at <= 60e6
 
 
 def test_tensors_and_a_pinned_version_travel(client: ScoringClient) -> None:
@@ -119,8 +119,8 @@ def test_clients_on_one_partition_do_not_see_each_others_answers(broker: LocalBr
             return 0
 
     config = {"bootstrap.servers": broker.address}
-    first = ScoringClient(config, Codec(), scorer.topics, timeout=20, rng=First())  # type: ignore[arg-type]
-    second = ScoringClient(config, Codec(), scorer.topics, timeout=20, rng=First())  # type: ignore[arg-type]
+    first = ScoringClient(config, Codec(), scorer.topics, timeout=60, rng=First())  # type: ignore[arg-type]
+    second = ScoringClient(config, Codec(), scorer.topics, timeout=60, rng=First())  # type: ignore[arg-type]
     with first, second:
         for number in range(20):
             assert score_value(first.score_sync("m", features={"a": number})) == number

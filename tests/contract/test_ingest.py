@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 
 import pytest
 from chdb_home import fresh_warehouse
 from confluent_kafka import Producer
 from confluent_kafka.admin import AdminClient
-from conftest import create_topics
-from ingest_kafka import CODEC, client, committed, send
+from ingest_kafka import CODEC, client, committed, create_topics, send
 from ingest_threads import ingesting, until
 from prediction_batches import NOON, batch
 
@@ -32,8 +32,12 @@ def warehouse() -> Iterator[Warehouse]:
         yield fresh
 
 
+def _is(wanted: object, function: Callable[..., object], *arguments: object) -> bool:
+    return function(*arguments) == wanted
+
+
 def count(warehouse: Warehouse, table: str = "predictions") -> int:
-    return int(warehouse.query(f"SELECT count() FROM {table}").scalar())
+    return int(warehouse.query(f"SELECT count() FROM {table}").scalar())  # noqa: S608
 
 
 def test_each_topic_fills_its_table_and_bad_records_are_dead_letters(
@@ -67,18 +71,14 @@ def test_each_topic_fills_its_table_and_bad_records_are_dead_letters(
     assert labelled.rows == (("r1-0", "ü0", "late", 1.0),)
 
 
-def test_reading_the_whole_log_again_changes_nothing(
-    broker: LocalBroker, topics: Topics, warehouse: Warehouse
-) -> None:
+def test_reading_the_whole_log_again_changes_nothing(broker: LocalBroker, topics: Topics, warehouse: Warehouse) -> None:
     send(broker.address, topics.predictions, [batch(number) for number in range(40)])
+    everything = dict.fromkeys(range(4), 10)
     for group, rows in (("first", 7), ("second", 1000)):
         name = f"{topics.prefix}{group}"
+        through = partial(_is, everything, committed, broker.address, name, topics.predictions)
         with ingesting(broker.address, topics, WarehouseSink(warehouse.another()), group=name, rows=rows):
-            until(
-                lambda name=name: committed(broker.address, name, topics.predictions) == dict.fromkeys(range(4), 10),
-                40,
-                f"the {group} group did not get through",
-            )
+            until(through, 40, f"the {group} group did not get through")
         assert count(warehouse) == 120
     assert warehouse.query("SELECT sum(rows) FROM predictions_per_minute").scalar() == 120
 
@@ -108,7 +108,7 @@ def test_a_topic_made_anew_is_another_log(embedded_broker: EmbeddedBroker, wareh
         send(embedded_broker.address, topics.predictions, [batch(8 * life + number) for number in range(8)])
         sink = WarehouseSink(warehouse.another())
         with ingesting(embedded_broker.address, topics, sink, group=f"anew{life}"):
-            until(lambda life=life: count(warehouse) == 24 * (life + 1), 40, f"life {life} did not arrive")
+            until(partial(_is, 24 * (life + 1), count, warehouse), 40, f"life {life} did not arrive")
         for deleted in admin.delete_topics(list(dataclasses.asdict(topics).values())[1:]).values():
             deleted.result(10)
     assert count(warehouse) == 48

@@ -9,7 +9,7 @@ import pytest
 from chdb_home import fresh_warehouse
 
 from analytics.migrate import Migration, MigrationError, migrate, migrations
-from analytics.warehouse import Warehouse
+from analytics.warehouse import Warehouse, WarehouseError
 
 
 def test_the_second_run_does_nothing() -> None:
@@ -35,10 +35,15 @@ def test_a_warehouse_newer_than_the_release_is_refused(warehouse: Warehouse) -> 
 
 
 def test_a_run_that_broke_off_within_a_file_is_finished_by_the_next() -> None:
-    broken = Migration(1, "two", "CREATE TABLE IF NOT EXISTS a (x UInt8) ENGINE = Memory;\nCREATE NONSENSE;\n")
-    mended = dataclasses.replace(broken, text=broken.text.replace("NONSENSE", "TABLE IF NOT EXISTS b AS a"))
+    broken = Migration(
+        1,
+        "two",
+        "CREATE TABLE IF NOT EXISTS a (x UInt8) ENGINE = Memory;\n"
+        "CREATE TABLE IF NOT EXISTS b (x NoType) ENGINE = Memory;\n",
+    )
+    mended = dataclasses.replace(broken, text=broken.text.replace("NoType", "UInt8"))
     with fresh_warehouse() as warehouse:
-        with pytest.raises(Exception, match="SYNTAX_ERROR"):
+        with pytest.raises(WarehouseError, match="NoType"):
             migrate(warehouse, [broken])
         assert migrate(warehouse, [mended]) == (mended,)
         assert warehouse.query("SELECT count() FROM b").scalar() == 0
@@ -48,7 +53,7 @@ def test_a_run_that_broke_off_within_a_file_is_finished_by_the_next() -> None:
 def test_every_statement_can_be_run_again(migration: Migration) -> None:
     again = re.compile(
         r"CREATE (TABLE|MATERIALIZED VIEW|VIEW) IF NOT EXISTS|CREATE OR REPLACE VIEW|DROP (TABLE|VIEW) IF EXISTS"
-        r"|ALTER TABLE \w+ (ADD (COLUMN|INDEX|PROJECTION) IF NOT EXISTS|DROP (COLUMN|INDEX|PROJECTION) IF EXISTS|MODIFY)"
+        r"|ALTER TABLE \w+ (ADD (COLUMN|INDEX|PROJECTION) IF NOT EXISTS|MODIFY)"
     )
     for statement in migration.statements():
         assert again.match(" ".join(statement.split())), statement[:80]

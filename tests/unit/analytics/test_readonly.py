@@ -47,7 +47,7 @@ def test_questions_are_answered(sql: str, warehouse: Warehouse) -> None:
         "SELECT 1 FORMAT CSV",
         "SELECT file('x')",
         "SELECT `file`('x')",
-        'SELECT "file" /* a remark */ (\'x\')',
+        "SELECT \"file\" /* a remark */ ('x')",
         "SELECT * FROM file('x', 'CSV')",
         "SELECT * FROM url('http://127.0.0.1:1/', 'CSV')",
         "SELECT * FROM Python(x)",
@@ -91,7 +91,11 @@ def test_results_are_plain_json_and_csv(warehouse: Warehouse) -> None:
     with warehouse.another() as session:
         sql = ReadOnlySql(session)
         assert sql.json("SELECT nan AS a, toUInt64(7) AS b, 'ü' AS c") == {
-            "columns": [{"name": "a", "type": "Float64"}, {"name": "b", "type": "UInt64"}, {"name": "c", "type": "String"}],
+            "columns": [
+                {"name": "a", "type": "Float64"},
+                {"name": "b", "type": "UInt64"},
+                {"name": "c", "type": "String"},
+            ],
             "rows": [[None, 7, "ü"]],
         }
         assert sql.json("SELECT number AS n FROM numbers(0)")["columns"][0]["name"] == "n"

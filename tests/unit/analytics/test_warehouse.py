@@ -50,10 +50,14 @@ def test_a_wrong_password_is_one_line_that_names_the_setting(tmp_path: Path) -> 
         assert front.stdout is not None
         port = int(front.stdout.readline().split()[1])
         try:
-            with pytest.raises(WarehouseAccessError, match=r"refuses this user or password: check clickhouse\.url") as caught:
+            with pytest.raises(
+                WarehouseAccessError, match=r"refuses this user or password: check clickhouse\.url"
+            ) as caught:
                 Warehouse.open(WarehouseConfig(url=f"http://default:wrong@127.0.0.1:{port}"))
             assert "wrong" not in str(caught.value)
-            with Warehouse.open(WarehouseConfig(url=f"http://default:right@127.0.0.1:{port}", database="d")) as warehouse:
+            with Warehouse.open(
+                WarehouseConfig(url=f"http://default:right@127.0.0.1:{port}", database="d")
+            ) as warehouse:
                 assert warehouse.query("SELECT {a:UInt8} + 1", {"a": 1}).scalar() == 2
                 assert warehouse.query("SELECT now64(6, 'UTC')").scalar().tzinfo is not None
         finally:

@@ -86,3 +86,32 @@ def test_a_batch_sent_back_is_due_at_its_own_time() -> None:
     assert window.due(5) == [(1, "b")]
     assert window.due(6) == []
     window.retry(9, 5)
+
+
+def test_a_lost_batch_does_not_make_it_patient_with_the_next() -> None:
+    window: Window[str, str] = Window(10, 10)
+    now = 0.0
+    for number in range(5):
+        window.add(f"lost {number}", now)
+        assert window.due(now + 10) == []
+        assert window.due(now + 11) == [(2 * number, f"lost {number}")]
+        window.answered(2 * number, "x", now + 12)
+        window.add("fine", now + 12)
+        window.answered(2 * number + 1, "x", now + 13)
+        now += 13
+        list(window.take())
+
+
+def test_a_worker_slower_than_the_first_guess_is_repeated_to_once() -> None:
+    window: Window[str, str] = Window(1, 30)
+    repeated = []
+    now = 0.0
+    for number in range(6):
+        window.add(f"batch {number}", now)
+        for second in range(40):
+            repeated += window.due(now + second)
+        now += 40
+        window.answered(number, "x", now)
+        list(window.take())
+    # An empty window begins anew with each batch, but what was learned stays.
+    assert repeated == [(0, "batch 0")]

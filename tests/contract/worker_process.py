@@ -1,0 +1,368 @@
+"""A real `penstock worker` process, and somebody who writes what it reads and reads all that it writes."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import threading
+import time
+import urllib.error
+import urllib.request
+import uuid
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import count
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+from confluent_kafka import OFFSET_BEGINNING, Consumer, Message, Producer, TopicPartition
+
+from penstock.brokers import LocalBroker, free_port
+from penstock.child import spawn
+from schemas.codec import Codec
+from schemas.codes import CODES, Code
+from schemas.partitioning import PARTITIONER, record_key
+from schemas.records import Control, DeadLetter, PredictionBatch, ScoreBatch, ScoreReply, ScoreRequest, Tensor
+from schemas.tensors import Array, from_tensor, to_tensor, unpack_strings
+from schemas.topics import Topics
+
+WAIT = 30.0
+Headers = list[tuple[str, bytes]]
+
+
+def worker_environment(broker: str, topics: Topics, store: Path, **more: str) -> dict[str, str]:
+    """The environment of a worker process; `more` wins, its names without PENSTOCK_."""
+    own = {
+        "KAFKA__BOOTSTRAP_SERVERS": broker,
+        "KAFKA__TOPIC_PREFIX": topics.prefix,
+        "MODELS__STORE": str(store),
+        "MODELS__DEVICE": "cpu",
+        "WORKER__GROUP": f"{topics.prefix}scoring",
+        "STACK__STATE": str(store.parent / "no-stack"),
+        **more,
+    }
+    kept = {name: value for name, value in os.environ.items() if not name.startswith("PENSTOCK_")}
+    return {**kept, **{f"PENSTOCK_{name}": value for name, value in own.items()}}
+
+
+def command(*arguments: str) -> list[str]:
+    """`penstock` as this interpreter runs it."""
+    return [sys.executable, "-m", "penstock", *arguments]
+
+
+class WorkerProcess:
+    """`penstock worker` until `stop`; its log is a file. Also a context manager."""
+
+    def __init__(self, broker: LocalBroker, topics: Topics, store: Path, folder: Path, name: str = "w1", **more: str):
+        self.port = free_port()
+        self.log = folder / f"{name}-{uuid.uuid4().hex[:6]}.log"
+        own = {"KAFKA__GROUP_PROTOCOL": broker.group_protocol, **more}
+        if broker.session_timeout_ms is not None:
+            own["KAFKA__SESSION_TIMEOUT_MS"] = str(broker.session_timeout_ms)
+        env = worker_environment(broker.address, topics, store, **own)
+        self.process = spawn(command("worker", "--name", name, "--port", str(self.port)), self.log, env=env)
+
+    def get(self, path: str) -> tuple[int, str]:
+        """Status and text of a GET; status 0 where nobody answers."""
+        try:
+            with urllib.request.urlopen(f"http://127.0.0.1:{self.port}{path}", timeout=5) as answer:  # noqa: S310
+                return answer.status, answer.read().decode()
+        except urllib.error.HTTPError as error:
+            with error:
+                return error.code, error.read().decode()
+        except OSError:
+            return 0, ""
+
+    def await_ready(self, seconds: float = 60.0) -> Self:
+        """Return once /readyz says 200."""
+        end = time.monotonic() + seconds
+        while self.get("/readyz")[0] != 200:
+            assert self.process.poll() is None, self.log.read_text()
+            assert time.monotonic() < end, f"not ready: {self.get('/readyz')} {self.log.read_text()}"
+            self._pause()
+        return self
+
+    def metric(self, name: str, **labels: str) -> float:
+        """The sum of a metric's samples that have these labels."""
+        total = 0.0
+        for line in self.get("/metrics")[1].splitlines():
+            match = re.fullmatch(r"(\w+)(?:\{(.*)\})? (\S+)", line)
+            if match and match[1] == name:
+                found = dict(re.findall(r'(\w+)="([^"]*)"', match[2] or ""))
+                if labels.items() <= found.items():
+                    total += float(match[3])
+        return total
+
+    def lines(self) -> list[dict[str, Any]]:
+        """Its log so far."""
+        return [json.loads(line) for line in self.log.read_text().splitlines() if line.startswith("{")]
+
+    def stop(self, seconds: float = 30.0) -> int:
+        """SIGTERM, and the exit status."""
+        if self.process.poll() is None:
+            self.process.send_signal(signal.SIGTERM)
+        try:
+            return self.process.wait(seconds)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            self.process.wait()
+            raise
+
+    def __enter__(self) -> Self:
+        return self.await_ready()
+
+    def __exit__(self, *exc: object) -> None:
+        self.stop()
+
+    def _pause(self) -> None:
+        try:
+            self.process.wait(0.1)
+        except subprocess.TimeoutExpired:
+            return
+
+
+@dataclass(frozen=True)
+class Fate:
+    """A row of the prediction log."""
+
+    code: Code
+    message: str
+    user: str
+    version: str
+    experiment: str
+    variant: str
+    row: int
+    partition: int
+    offset: int
+    score: float
+    features: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Answer:
+    """A reply as it came."""
+
+    reply: ScoreReply
+    partition: int
+    headers: Mapping[str, bytes]
+
+    @property
+    def outputs(self) -> dict[str, Array]:
+        return {one.name: from_tensor(one) for one in self.reply.outputs}
+
+
+@dataclass
+class Scene:
+    """Topics with somebody at each end. Ids are made here, so that tests may share a worker."""
+
+    broker: LocalBroker
+    topics: Topics
+    store: Path
+    folder: Path
+    answers: dict[str, list[Answer]] = field(default_factory=lambda: defaultdict(list))
+    fates: dict[str, list[Fate]] = field(default_factory=lambda: defaultdict(list))
+    letters: list[DeadLetter] = field(default_factory=list)
+    workers: list[WorkerProcess] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.codec = Codec()
+        self._changed = threading.Condition()
+        self._stop = threading.Event()
+        self._numbers = count()
+        self.run = uuid.uuid4().hex[:8]
+        quiet = {"bootstrap.servers": self.broker.address, "log_level": 0}
+        self._producer = Producer(
+            {**quiet, "partitioner": PARTITIONER, "linger.ms": 5, "message.max.bytes": 16 << 20}
+        )
+        self._consumer = Consumer(
+            {
+                **quiet,
+                "group.id": uuid.uuid4().hex,
+                "enable.auto.commit": False,
+                "isolation.level": "read_committed",
+                "fetch.wait.max.ms": 20,
+                "fetch.message.max.bytes": 16 << 20,
+                "receive.message.max.bytes": 64 << 20,
+            }
+        )
+        own = self.topics
+        readers: dict[str, Callable[[Message], None]] = {
+            own.replies: self._reply,
+            own.bulk_results: self._reply,
+            own.predictions: self._prediction,
+            own.dead_letters: self._letter,
+        }
+        self._readers = readers
+        known = self._consumer.list_topics(timeout=10).topics
+        self._consumer.assign(
+            [TopicPartition(name, part, OFFSET_BEGINNING) for name in readers for part in known[name].partitions]
+        )
+        self._thread = threading.Thread(target=self._read, daemon=True)
+        self._thread.start()
+
+    def start_worker(self, name: str = "w1", **more: str) -> WorkerProcess:
+        """One more worker; the scene stops it at its end."""
+        worker = WorkerProcess(self.broker, self.topics, self.store, self.folder, name, **more)
+        self.workers.append(worker)
+        return worker
+
+    @property
+    def worker(self) -> WorkerProcess:
+        """The first."""
+        return self.workers[0]
+
+    def close(self) -> None:
+        for worker in self.workers:
+            worker.stop()
+        self._stop.set()
+        self._thread.join()
+        self._consumer.close()
+
+    def request(self, model: str, inputs: Mapping[str, Array] | None = None, **fields: Any) -> ScoreRequest:
+        """A request with an id of its own, that wants its reply in partition 0."""
+        plain = {
+            "request_id": f"{self.run}-{next(self._numbers)}",
+            "user_id": "user",
+            "sent_at": time.time_ns() // 1000,
+            "reply_topic": self.topics.replies,
+            "reply_partition": 0,
+            "inputs": tuple(to_tensor(name, array) for name, array in (inputs or {}).items()),
+        }
+        return ScoreRequest(model=model, **{**plain, **fields})
+
+    def send(
+        self, *values: ScoreRequest | ScoreBatch | bytes | None, headers: Headers | None = None, key: bytes = b"together"
+    ) -> None:
+        """All to one partition in this order, so that they are likely to be in one poll."""
+        for value in values:
+            topic = self.topics.bulk if isinstance(value, ScoreBatch) else self.topics.requests
+            raw = value if isinstance(value, bytes) or value is None else self.codec.encode(value)
+            self._producer.produce(topic, raw, key, headers=headers or [])
+        assert self._producer.flush(WAIT) == 0
+
+    def spread(self, requests: Iterable[ScoreRequest]) -> None:
+        """Each to the partition of its key, as a client does."""
+        for one in requests:
+            while True:
+                try:
+                    key = record_key(one.user_id, one.experiment)
+                    self._producer.produce(self.topics.requests, self.codec.encode(one), key)
+                    break
+                except BufferError:
+                    self._producer.poll(0.1)
+        assert self._producer.flush(WAIT) == 0
+
+    def control(self, kind: str, name: str, body: str | None, revision: int = 1) -> None:
+        """Put or delete (None) a control entry."""
+        value = None if body is None else self.codec.encode(Control(kind, name, revision, body, 0))
+        self._producer.produce(self.topics.control, value, f"{kind}/{name}".encode())
+        assert self._producer.flush(WAIT) == 0
+
+    def wait(self, what: str, condition: Callable[[], bool], seconds: float = WAIT) -> None:
+        """Return once it holds; looked at whenever something was read."""
+        end = time.monotonic() + seconds
+        with self._changed:
+            while not condition():
+                left = end - time.monotonic()
+                assert left > 0, f"{what}: not within {seconds} s; the worker's log: {self._tails()}"
+                self._changed.wait(min(left, 0.2))
+
+    def ask(self, *requests: ScoreRequest, headers: Headers | None = None) -> list[Answer]:
+        """Send, and the one answer to each, which has its one fate in the prediction log too."""
+        self.send(*requests, headers=headers)
+        return self.answers_to(requests)
+
+    def answers_to(self, requests: Sequence[ScoreRequest]) -> list[Answer]:
+        ids = [one.request_id for one in requests]
+        self.wait("answers", lambda: all(self.answers.get(one) and self.fates.get(one) for one in ids))
+        for one in ids:
+            assert len(self.answers[one]) == 1
+            reply = self.answers[one][0].reply
+            assert {(fate.code, fate.message) for fate in self.fates[one]} == {(reply.code, reply.message)}
+        return [self.answers[one][0] for one in ids]
+
+    def fate(self, request: ScoreRequest) -> Fate:
+        """The only row of the prediction log that a request has."""
+        self.wait("a fate", lambda: bool(self.fates.get(request.request_id)))
+        (fate,) = self.fates[request.request_id]
+        return fate
+
+    def batch_answer(self, batch: ScoreBatch) -> Answer:
+        name = f"{batch.job}/{batch.sequence}"
+        self.wait("a bulk answer", lambda: bool(self.answers.get(name)))
+        (answer,) = self.answers[name]
+        return answer
+
+    def letter(self, value: bytes | None) -> DeadLetter:
+        """The only dead letter with this value."""
+        found: list[DeadLetter] = []
+
+        def there() -> bool:
+            found[:] = [one for one in self.letters if one.value == value]
+            return bool(found)
+
+        self.wait("a dead letter", there)
+        (letter,) = found
+        return letter
+
+    def batch(self, model: str, rows: int, **fields: Any) -> ScoreBatch:
+        plain = {"job": self.run, "sequence": next(self._numbers), "sent_at": time.time_ns() // 1000}
+        return ScoreBatch(model=model, rows=rows, **{**plain, "reply_topic": self.topics.bulk_results, **fields})
+
+    def _tails(self) -> str:
+        return "\n".join(line for worker in self.workers for line in worker.log.read_text().splitlines()[-5:])
+
+    def _read(self) -> None:
+        while not self._stop.is_set():
+            messages = [one for one in self._consumer.consume(500, 0.1) if one.error() is None]
+            if messages:
+                with self._changed:
+                    for message in messages:
+                        self._readers[message.topic() or ""](message)
+                    self._changed.notify_all()
+
+    def _reply(self, message: Message) -> None:
+        reply = self.codec.decode(ScoreReply, message.value())
+        own = {name: bytes(value or b"") for name, value in message.headers() or []}
+        self.answers[reply.request_id].append(Answer(reply, message.partition() or 0, own))
+
+    def _letter(self, message: Message) -> None:
+        self.letters.append(self.codec.decode(DeadLetter, message.value()))
+
+    def _prediction(self, message: Message) -> None:
+        one = self.codec.decode(PredictionBatch, message.value())
+        numbers = {
+            name: np.frombuffer(getattr(one, name), kind).tolist()
+            for name, kind in {"partitions": "<i4", "offsets": "<i8", "row_numbers": "<i4", "scores": "<f8"}.items()
+        }
+        features = {
+            column.name: unpack_strings(column.strings)
+            if column.strings is not None
+            else from_tensor(Tensor(column.name, column.datatype, column.shape, column.data)).tolist()
+            for column in one.features
+        }
+        texts = zip(
+            unpack_strings(one.request_ids), unpack_strings(one.user_ids), unpack_strings(one.messages), strict=True
+        )
+        for i, (request_id, user, text) in enumerate(texts):
+            self.fates[request_id].append(
+                Fate(
+                    code=CODES[one.codes[i]],
+                    message=text,
+                    user=user,
+                    version=one.version,
+                    experiment=one.experiment,
+                    variant=one.variant,
+                    row=numbers["row_numbers"][i],
+                    partition=numbers["partitions"][i],
+                    offset=numbers["offsets"][i],
+                    score=numbers["scores"][i],
+                    features={name: values[i] for name, values in features.items()},
+                )
+            )

@@ -1,0 +1,117 @@
+"""The warehouse over HTTP and `penstock sql`: answers, refusals, and what is said when nobody is there."""
+
+from __future__ import annotations
+
+import json
+import socket
+from collections.abc import Iterator
+
+import httpx
+import pytest
+from prometheus_client import CollectorRegistry, Counter
+from typer.testing import CliRunner
+
+from analytics.readonly import ReadOnlySql
+from analytics.warehouse import Warehouse
+from penstock.commands import sql as sql_command
+from penstock.warehouse_app import AppServer, create_app
+from stream_workers.ops_health import Health, OpsServerError
+
+
+@pytest.fixture
+def health() -> Health:
+    return Health(expected=("warehouse",))
+
+
+@pytest.fixture
+def server(warehouse: Warehouse, health: Health) -> Iterator[AppServer]:
+    registry = CollectorRegistry()
+    Counter("seen", "Things seen", registry=registry).inc(3)
+    session = warehouse.another()
+    with session, AppServer(create_app(ReadOnlySql(session), health, registry), "127.0.0.1", 0) as one:
+        yield one
+
+
+@pytest.fixture
+def penstock(server: AppServer, monkeypatch: pytest.MonkeyPatch) -> CliRunner:
+    monkeypatch.setenv("PENSTOCK_HTTP__WAREHOUSE_PORT", str(server.port))
+    return CliRunner()
+
+
+def typer_app() -> object:
+    import typer
+
+    app = typer.Typer()
+    sql_command.register(app)
+    return app
+
+
+def run(runner: CliRunner, *arguments: str, stdin: str | None = None) -> tuple[int, str, str]:
+    result = runner.invoke(typer_app(), list(arguments), input=stdin)  # type: ignore[arg-type]
+    return result.exit_code, result.stdout, result.stderr
+
+
+def test_a_question_is_answered_as_json_and_csv_by_get_and_post(server: AppServer) -> None:
+    answer = httpx.get(f"{server.url}/sql", params={"query": "SELECT 1 AS a, 'ü' AS b"})
+    assert answer.json()["rows"] == [[1, "ü"]]
+    assert httpx.post(f"{server.url}/sql?format=csv", content="SELECT 'ü' AS b").text == '"b"\n"ü"\n'
+
+
+@pytest.mark.parametrize(
+    ("sql", "said"),
+    [
+        ("DROP TABLE predictions", "only questions are answered"),
+        ("SELECT nothing", "UNKNOWN_IDENTIFIER"),
+        ("SELECT 1 -- " + "x" * 70_000, "the limit is 65536"),
+        (b"SELECT '\xff'", "not UTF-8"),
+    ],
+)
+def test_what_cannot_be_answered_is_a_400_with_one_line(server: AppServer, sql: str | bytes, said: str) -> None:
+    answer = httpx.post(f"{server.url}/sql", content=sql)
+    assert answer.status_code == 400
+    assert said in answer.json()["error"]
+    assert "\n" not in answer.json()["error"]
+
+
+def test_health_readiness_and_metrics_are_served(server: AppServer, health: Health) -> None:
+    assert httpx.get(f"{server.url}/healthz").status_code == 200
+    assert httpx.get(f"{server.url}/readyz").status_code == 503
+    health.set("warehouse", True)
+    assert httpx.get(f"{server.url}/readyz").status_code == 200
+    assert "seen_total 3.0" in httpx.get(f"{server.url}/metrics").text
+
+
+def test_a_taken_port_is_one_line(warehouse: Warehouse, server: AppServer, health: Health) -> None:
+    with (
+        warehouse.another() as session,
+        pytest.raises(OpsServerError, match=f"cannot listen on 127.0.0.1:{server.port}"),
+    ):
+        AppServer(create_app(ReadOnlySql(session), health, CollectorRegistry()), "127.0.0.1", server.port).start()
+
+
+def test_penstock_sql_prints_a_table_json_or_csv(penstock: CliRunner) -> None:
+    query = "SELECT 'ü' AS name, 2 AS many"
+    code, out, _ = run(penstock, query)
+    assert code == 0
+    assert "name" in out
+    assert "ü" in out
+    code, out, _ = run(penstock, query, "--json")
+    assert (code, json.loads(out)["rows"]) == (0, [["ü", 2]])
+    assert run(penstock, query, "--csv")[:2] == (0, '"name","many"\n"ü",2\n')
+    assert run(penstock, "-", "--csv", stdin="SELECT 1 AS a")[:2] == (0, '"a"\n1\n')
+
+
+def test_penstock_sql_says_in_one_line_what_was_refused(penstock: CliRunner) -> None:
+    code, out, err = run(penstock, "SELECT file('x')")
+    assert (code, out) == (2, "")
+    assert err == "penstock: file() reaches out of the warehouse and is not allowed\n"
+    assert run(penstock, "SELECT 1", "--json", "--csv")[0] == 2
+
+
+def test_penstock_sql_without_a_warehouse_says_what_to_start(monkeypatch: pytest.MonkeyPatch) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        monkeypatch.setenv("PENSTOCK_HTTP__WAREHOUSE_PORT", str(taken.getsockname()[1]))
+        code, _, err = run(CliRunner(), "SELECT 1")
+    assert code == 2
+    assert "start it by `penstock up`" in err

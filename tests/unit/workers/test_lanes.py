@@ -1,0 +1,224 @@
+"""Batches are made of whole units in the order they came, and a failing batch is halved until the culprit is alone."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Sequence
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from onnx_models import lookup
+from worker_pieces import bulk_part, requests
+
+from models.batching import BatchLimits, BatchPolicy
+from models.loading import LoadedModel
+from models.registry import ModelStore
+from schemas.codes import Code
+from schemas.tensors import Array
+from stream_workers.device import Device, Lane, LaneKey, Run, Share
+from stream_workers.work import BulkPart, Requests
+
+BULK = LaneKey("m", "1", bulk=True)
+
+
+def lane(key: LaneKey = BULK) -> Lane:
+    return Lane(key, None, BatchPolicy(BatchLimits()), None)  # type: ignore[arg-type]
+
+
+@settings(max_examples=300, deadline=None)
+@given(
+    pieces=st.lists(st.tuples(st.integers(1, 9), st.integers(1, 5)), min_size=1, max_size=6),
+    caps=st.lists(st.integers(1, 30), min_size=1, max_size=6),
+)
+def test_batches_hold_whole_requests_in_order_and_no_more_rows_than_asked_for(
+    pieces: list[tuple[int, int]], caps: list[int]
+) -> None:
+    queue = lane()
+    number, each = 0, {}
+    for count, rows_each in pieces:
+        own = range(number, number + count)
+        each |= dict.fromkeys(own, rows_each)
+        queue.put(requests(own, rows_each), 0.0)
+        number += count
+    seen: list[int] = []
+    turn = 0
+    while queue.rows:
+        cap = caps[turn % len(caps)]
+        turn += 1
+        taken = queue.take(cap)
+        rows = 0
+        for piece in taken:
+            assert isinstance(piece, Requests)
+            units = [int(name[1:]) for name in piece.ids]
+            assert piece.inputs["x"].tolist() == [unit for unit in units for _ in range(each[unit])]
+            assert piece.offsets.tolist() == units
+            seen += units
+            rows += piece.rows
+        assert taken
+        assert rows <= cap or sum(piece.count for piece in taken) == 1
+    assert seen == list(range(number))
+    assert not queue.queue
+
+
+@settings(max_examples=200, deadline=None)
+@given(rows=st.integers(1, 50), caps=st.lists(st.integers(1, 20), min_size=1, max_size=5))
+def test_a_bulk_batch_is_cut_into_its_own_rows_each_once(rows: int, caps: list[int]) -> None:
+    queue = lane()
+    queue.put(bulk_part(rows), 0.0)
+    seen: list[int] = []
+    while queue.rows:
+        cap = caps[len(seen) % len(caps)]
+        taken = queue.take(cap)
+        assert sum(piece.rows for piece in taken) <= cap
+        for piece in taken:
+            assert isinstance(piece, BulkPart)
+            assert piece.inputs["x"].tolist() == piece.where.tolist()
+            seen += piece.where.tolist()
+    assert seen == list(range(rows))
+
+
+@given(count=st.integers(2, 20), rows_each=st.integers(1, 4))
+def test_halves_are_both_smaller_and_together_the_whole(count: int, rows_each: int) -> None:
+    piece = requests(range(count), rows_each)
+    first, second = piece.halve()
+    assert first.count
+    assert second.count
+    assert first.ids + second.ids == piece.ids
+    assert [*first.inputs["x"], *second.inputs["x"]] == [*piece.inputs["x"]]
+    part = bulk_part(count)
+    assert [*part.halve()[0].where, *part.halve()[1].where] == list(range(count))
+
+
+@given(
+    count=st.integers(1, 9),
+    rows_each=st.integers(1, 3),
+    data=st.data(),
+)
+def test_picked_requests_keep_all_that_is_theirs(count: int, rows_each: int, data: st.DataObject) -> None:
+    piece = requests(range(count), rows_each, headers=[[("n", bytes([n]))] for n in range(count)])
+    where = data.draw(st.lists(st.integers(0, count - 1), min_size=1, unique=True).map(sorted))
+    picked = piece.pick(np.array(where))
+    assert picked.ids == [f"r{n}".encode() for n in where]
+    assert picked.inputs["x"].tolist() == [n for n in where for _ in range(rows_each)]
+    assert picked.headers == [[("n", bytes([n]))] for n in where]
+
+
+@given(steps=st.lists(st.tuples(st.floats(0.001, 1), st.booleans()), min_size=1, max_size=30))
+def test_bulk_is_due_exactly_while_it_had_less_than_its_share_of_what_is_remembered(
+    steps: list[tuple[float, bool]],
+) -> None:
+    share, now, spent = Share(0.25), 0.0, []
+    for seconds, bulk in steps:
+        now += seconds
+        share.spent(now, seconds, bulk)
+        spent.append((now, seconds, bulk))
+    weights = [(seconds * 0.5 ** (now - at), bulk) for at, seconds, bulk in spent]
+    own, total = sum(w for w, bulk in weights if bulk), sum(w for w, _ in weights)
+    if abs(own - 0.25 * total) > 1e-9:
+        assert share.bulk_is_due() == (own < 0.25 * total)
+
+
+class Record:
+    """A sink that keeps what it is told, and lets a test wait for the last unit."""
+
+    def __init__(self, expected: int, late: Callable[[Any], Any] = lambda piece: piece) -> None:
+        self.values: dict[int, float] = {}
+        self.errors: dict[int, tuple[Code, str]] = {}
+        self.batches: list[int] = []
+        self.expired = late
+        self._left = expected
+        self.done = threading.Event()
+
+    def scored(self, model: LoadedModel, pieces: Sequence[Any], outputs: Sequence[dict[str, Array]], run: Run) -> None:
+        del model, run
+        self.batches.append(sum(piece.rows for piece in pieces))
+        for piece, own in zip(pieces, outputs, strict=True):
+            self.values |= dict(zip(piece.offsets.tolist(), own["y"].tolist(), strict=True))
+            self._count(piece.count)
+
+    def failed(self, piece: Any, code: Code, message: str) -> None:
+        self.errors |= dict.fromkeys(piece.offsets.tolist(), (code, message))
+        self._count(piece.count)
+
+    def _count(self, units: int) -> None:
+        self._left -= units
+        if self._left <= 0:
+            self.done.set()
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> LoadedModel:
+    """Looks indices up in a table of two entries, and raises for any other."""
+    folder = tmp_path_factory.mktemp("lookup")
+    store = ModelStore(folder / "store")
+    store.add_onnx("m", "1", lookup(folder / "lookup.onnx"))
+    return LoadedModel.load(store, "m", "1", "cpu")
+
+
+@pytest.mark.parametrize("culprits", [{0}, {5}, {19}, {3, 4, 11}, set(range(20))], ids=str)
+def test_a_batch_that_raises_is_halved_until_each_culprit_is_alone(model: LoadedModel, culprits: set[int]) -> None:
+    sink, device = Record(20), Device()
+    for numbers in (range(8), range(8, 9), range(9, 20)):
+        inputs = {"x": np.array([7 if n in culprits else n % 2 for n in numbers])}
+        device.submit(LaneKey("m", "1"), model, requests(numbers, inputs=inputs), sink, BatchLimits)
+    device.start(1)
+    try:
+        assert sink.done.wait(20)
+    finally:
+        device.stop()
+    assert sink.errors.keys() == culprits
+    assert all(code is Code.INFERENCE_FAILED and "Gather" in text for code, text in sink.errors.values())
+    assert sink.values == {n: [10.0, 20.0][n % 2] for n in range(20) if n not in culprits}
+    assert device.rows(False) == 0
+
+
+def test_what_expired_in_the_queue_reaches_no_model(model: LoadedModel) -> None:
+    sink, device = Record(1, late=lambda piece: piece.pick(np.array([1])) if piece.count > 1 else None), Device()
+    wrong = requests(range(2), inputs={"x": np.array([7, 1])})
+    device.submit(LaneKey("m", "1"), model, wrong, sink, BatchLimits)
+    device.submit(LaneKey("m", "1", "e", "v"), model, requests([2], inputs={"x": np.array([7])}), sink, BatchLimits)
+    device.start(1)
+    try:
+        assert sink.done.wait(20)
+    finally:
+        device.stop()
+    assert sink.values == {1: 20.0}
+    assert sink.errors == {}
+
+
+def test_a_backlog_leaves_in_full_batches_oldest_first(model: LoadedModel) -> None:
+    sink, device = Record(100), Device()
+    for n in range(100):
+        device.submit(
+            LaneKey("m", "1"), model, requests([n], inputs={"x": np.array([0])}), sink, lambda: BatchLimits(max_rows=32)
+        )
+    device.start(1)
+    try:
+        assert sink.done.wait(20)
+    finally:
+        device.stop()
+    assert sink.batches == [32, 32, 32, 4]
+    assert all(a < b for a, b in pairwise(sink.values))
+
+
+def test_a_bug_in_a_sink_stops_the_device_and_is_kept_for_the_worker(
+    model: LoadedModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Broken(Record):
+        def scored(self, *_: Any) -> None:
+            self.done.set()
+            raise KeyError("a bug")
+
+    monkeypatch.setattr(threading, "excepthook", lambda _: None)
+    sink, device = Broken(1), Device()
+    device.submit(LaneKey("m", "1"), model, requests([0], inputs={"x": np.array([0])}), sink, BatchLimits)
+    device.start(1)
+    assert sink.done.wait(20)
+    device.stop()
+    assert isinstance(device.failure, KeyError)
+
+
