@@ -80,6 +80,11 @@ class Catalog:
             raise UnavailableModelError(f"model {model!r} version {version!r} cannot serve: {error}")
         return future.result()
 
+    def serves(self, model: str, version: str) -> bool:
+        """Whether the version is loaded; starts no load."""
+        future = self._loading.get((model, version))
+        return future is not None and future.done() and not future.cancelled() and future.exception() is None
+
     def preload(self) -> tuple[list[LoadedModel], list[str]]:
         """Load every model's default version and wait: those that are ready, and one line for each that is not.
 

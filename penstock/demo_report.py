@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
@@ -33,9 +33,13 @@ _NO_VARIANT: Final = "no tail number"
 
 
 class Watch:
-    """Progress bars on a terminal, a line now and then elsewhere; a context manager."""
+    """Progress bars on a terminal, a line now and then elsewhere; a context manager.
 
-    def __init__(self, plan: Plan, total: int) -> None:
+    `look` is called with every bit of progress, and may raise.
+    """
+
+    def __init__(self, plan: Plan, total: int, look: Callable[[], None]) -> None:
+        self._look = look
         self._plan = plan
         self._total = total
         self._bars = console.progress("flights")
@@ -50,6 +54,7 @@ class Watch:
 
     def on_replay(self, now: Progress) -> None:
         """Called for every request."""
+        self._look()
         done = now.answers >= self._total
         at = self._bars.get_time()
         if at - self._drawn < _REDRAW_SECONDS and not done:
@@ -57,15 +62,15 @@ class Watch:
         first, self._drawn = self._drawn == 0.0, at
         if first:
             self.say(f"replaying {self._total:,} flights of {self._plan.start} to {self._plan.last}")
-        about: dict[str, Any] = {"completed": now.answers, "visible": True}
-        if now.at:
-            day = datetime.fromtimestamp(now.at / 1e6, UTC).astimezone(_ZONE)
-            about["description"] = f"flights of {day:%a %d %b %Y}"
-        self._bars.update(self._replayed, **about)
+        day = datetime.fromtimestamp(now.at / 1e6, UTC).astimezone(_ZONE)
+        self._bars.update(
+            self._replayed, completed=now.answers, description=f"flights of {day:%a %d %b %Y}", visible=True
+        )
 
     def on_arrived(self, arrived: Arrived, tally: Tally) -> None:
         """Called when more is in ClickHouse."""
         del tally
+        self._look()
         self._bars.update(self._stored, completed=arrived.requests, visible=True)
 
     def __enter__(self) -> Self:

@@ -95,7 +95,7 @@ class Pace:
 
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """How far a replay is: `at` is the recording's clock in microseconds."""
+    """How far a replay is: `at` is the time of the last request on the recording's clock, in microseconds."""
 
     at: int
     requests: int
@@ -186,7 +186,7 @@ class Replay:
         Raises `DeliveryError` and `BrokerUnavailableError` where Kafka does not take a record, and `NoAnswerError`
         where nothing is answered for `patience` seconds and no more may be sent.
         """
-        requests = outcomes = 0
+        requests = outcomes = at = 0
         self._heard = self._clock()
         for event in events:
             if isinstance(event.record, Outcome):
@@ -199,12 +199,13 @@ class Replay:
             self._publisher.send(self._topics.requests, self._addressed(event.record, now, self._timeout))
             pace.sent(now)
             requests += 1
-            on_progress(Progress(event.at, requests, len(self._round_trips), outcomes))
+            at = event.at
+            on_progress(Progress(at, requests, len(self._round_trips), outcomes))
         self._publisher.flush()
         self._heard = self._clock()
         while self._open and self._clock() - self._heard < self._patience:
             self._listen(_LONGEST_WAIT)
-            on_progress(Progress(0, requests, len(self._round_trips), outcomes))
+            on_progress(Progress(at, requests, len(self._round_trips), outcomes))
         self._listen(0)  # an answer that came twice is most likely here by now
         return Tally(
             requests=requests,

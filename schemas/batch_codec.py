@@ -26,6 +26,8 @@ Ints = npt.NDArray[np.int64]
 MAX_TEMPLATES: Final = 8
 # Fancy indexing takes 8 bytes of index for each byte it picks: longer spans are cut out one by one.
 MAX_INDEXED: Final = 512
+# Reading all at once has a fixed cost, that of fastavro for about this many records.
+FEWEST: Final = 12
 # A varint of 64 bits has at most 10 bytes; reading past the last record must stay inside the buffer.
 _PAD: Final = bytes(32)
 
@@ -52,11 +54,16 @@ class RequestGroup:
     features: list[dict[str, FeatureValue]] = field(default_factory=list)
 
 
-def decode_requests(codec: Codec, values: Sequence[bytes | None]) -> tuple[list[RequestGroup], dict[int, DecodeError]]:
-    """The ScoreRequests of a poll, grouped, and what could not be read, by position."""
+def decode_requests(
+    codec: Codec, values: Sequence[bytes | None], fewest: int = FEWEST
+) -> tuple[list[RequestGroup], dict[int, DecodeError]]:
+    """The ScoreRequests of a poll, grouped, and what could not be read, by position.
+
+    Fewer than `fewest` records are read one by one.
+    """
     groups: list[RequestGroup] = []
     rest = list(range(len(values)))
-    if len(values) > 1:
+    if len(values) >= fewest:
         groups, rest = _decode_fast(codec.header(ScoreRequest), values)
     slow, errors = _decode_slow(codec, values, rest)
     return groups + slow, errors
@@ -104,6 +111,17 @@ def _group(members: list[tuple[int, ScoreRequest]]) -> RequestGroup:
     )
 
 
+# Bytes of 7 bits moved together, by pairs, then by fours, then by eights: shift, what stays, what moves.
+_FOLDS: Final = tuple(
+    (np.uint64(shift), np.uint64(low), np.uint64(high))
+    for shift, low, high in (
+        (1, 0x007F007F007F007F, 0x7F007F007F007F00),
+        (2, 0x00003FFF00003FFF, 0x3FFF00003FFF0000),
+        (4, 0x000000000FFFFFFF, 0x0FFFFFFF00000000),
+    )
+)
+
+
 class _Cursor:
     """One position in each record of a poll; every read moves them all."""
 
@@ -114,25 +132,40 @@ class _Cursor:
         self.end = end
         self.good = np.ones(len(at), bool)
 
+    def windows(self, at: Ints, width: int) -> npt.NDArray[np.uint8]:
+        """The `width` bytes from each position on, [n, width]: copied a record at a time, not a byte at a time."""
+        kind = np.dtype((np.void, width))
+        whole: npt.NDArray[np.void] = np.ndarray((len(self.data) - width + 1,), kind, self.data, strides=(1,))
+        return whole[np.minimum(at, len(whole) - 1)].view(np.uint8).reshape(len(at), width)
+
     def long(self) -> Ints:
         """A zigzag varint (Avro int or long) of each record."""
         at = np.minimum(self.at, self.end)
-        byte = self.buffer[at].astype(np.uint64)
-        value = byte & 0x7F
-        at = at + 1
-        more = np.flatnonzero(byte & 0x80)
-        shift = 7
+        byte = self.buffer[at]
+        if not (byte > 0x7F).any():
+            self.at = at + 1
+            return (byte >> 1).astype(np.int64) ^ -(byte & 1).astype(np.int64)
+        # Eight bytes at once: those up to the first without its top bit are the number, 7 bits each, lowest first.
+        word = self.windows(at, 8).reshape(-1).view("<u8")
+        tops = ~word & np.uint64(0x8080808080808080)
+        own = ((tops & -tops) << np.uint64(1)) - np.uint64(1)
+        value: npt.NDArray[np.uint64] = word & own & np.uint64(0x7F7F7F7F7F7F7F7F)
+        for bits, low, high in _FOLDS:
+            value = (value & low) | ((value & high) >> bits)
+        at = at + (np.bitwise_count(own) >> 3)
+        more = np.flatnonzero(tops == 0)
+        shift = 56
         while more.size:
             if shift > 63:
                 self.good[more] = False
                 break
-            byte = self.buffer[at[more]].astype(np.uint64)
-            value[more] |= (byte & 0x7F) << np.uint64(shift)
-            at[more] += 1
-            more = more[(byte & 0x80) != 0]
             at = np.minimum(at, self.end + 1)
+            wide = self.buffer[at[more]].astype(np.uint64)
+            value[more] |= (wide & np.uint64(0x7F)) << np.uint64(shift)
+            at[more] += 1
+            more = more[(wide & np.uint64(0x80)) != 0]
             shift += 7
-        self.at = at
+        self.at = np.minimum(at, self.end + 1)
         return (value >> np.uint64(1)).astype(np.int64) ^ -(value & np.uint64(1)).astype(np.int64)
 
     def span(self) -> tuple[Ints, Ints]:
@@ -162,7 +195,7 @@ def _decode_fast(header: bytes, values: Sequence[bytes | None]) -> tuple[list[Re
     cursor.good &= lengths > len(header)
     cursor.at = np.minimum(cursor.at, end)
     head = np.frombuffer(header, np.uint8)
-    cursor.good &= (cursor.buffer[np.minimum(start[:, None] + np.arange(len(head)), len(data) - 1)] == head).all(axis=1)
+    cursor.good &= (cursor.windows(start, len(head)) == head).all(axis=1)
 
     request_id = cursor.span()
     model = cursor.span()
@@ -246,7 +279,7 @@ def _same_words(cursor: _Cursor, rows: Ints, spans: Sequence[tuple[Ints, Ints]])
             break
         if width:
             reference = cursor.buffer[a[0] : b[0]]
-            same &= (cursor.buffer[a[:, None] + np.arange(width)] == reference).all(axis=1)
+            same &= (cursor.windows(a, width) == reference).all(axis=1)
     if same.all():
         return [np.arange(len(rows))]
     keys: dict[tuple[bytes, ...], list[int]] = {}
@@ -260,14 +293,15 @@ class _Template:
     """The tail of a record from `inputs` on: constant but for the tensors' data."""
 
     raw: npt.NDArray[np.uint8]
-    constant: npt.NDArray[np.intp]
+    constant: tuple[tuple[int, int], ...]
     parts: tuple[tuple[str, str, tuple[int, ...], int, int], ...]
 
     @classmethod
     def of(cls, tail: bytes) -> _Template | None:
         """The template of one record's tail; None where it is not one array block of plain tensors and no features."""
         parts = []
-        constant = np.ones(len(tail), bool)
+        constant = []
+        begin = 0
         try:
             count, at = _long(tail, 0)
             if not 0 < count <= 64:
@@ -289,27 +323,25 @@ class _Template:
                 data, end = _raw(tail, at)
                 if datatype.decode() not in DATATYPES:
                     return None
-                constant[end - len(data) : end] = False
+                constant.append((begin, end - len(data)))
+                begin = end
                 parts.append((name.decode(), datatype.decode(), tuple(shape), end - len(data), end))
                 at = end
         except (IndexError, UnicodeDecodeError):
             return None
         if tail[at:] != b"\0\0":  # end of the inputs, no features
             return None
-        return cls(np.frombuffer(tail, np.uint8), np.flatnonzero(constant), tuple(parts))
+        return cls(np.frombuffer(tail, np.uint8), (*constant, (begin, len(tail))), tuple(parts))
 
     def match(self, cursor: _Cursor, at: Ints, end: Ints) -> tuple[Array, npt.NDArray[np.bool_]]:
         """The tails [k, bytes] that equal this one but for data, and which of the records they are."""
         width = len(self.raw)
         fits = (end - at) == width
         rows = np.flatnonzero(fits)
-        if width <= MAX_INDEXED:
-            matrix = cursor.buffer[at[rows][:, None] + np.arange(width)]
-        else:
-            whole = memoryview(cursor.data)
-            cut = b"".join([whole[a : a + width] for a in at[rows].tolist()])
-            matrix = np.frombuffer(cut, np.uint8).reshape(-1, width)
-        equal = (matrix[:, self.constant] == self.raw[self.constant]).all(axis=1)
+        matrix = cursor.windows(at[rows], width)
+        equal = np.ones(len(rows), bool)
+        for a, b in self.constant:
+            equal &= (matrix[:, a:b] == self.raw[a:b]).all(axis=1)
         if not equal.all():
             fits[rows[~equal]] = False
             matrix = matrix[equal]
@@ -396,17 +428,8 @@ class ReplyEncoder:
             pieces.append((front, memoryview(wide.tobytes()), len(sample.data)))
             front = b""
         back = front + b"\0\0"  # end of the outputs, no row errors
-        if len(pieces) == 1:
-            middle, data, width = pieces[0]
-            raw = bytes(data)
-            return (
-                [
-                    self._front(own) + middle + raw[at : at + width] + back
-                    for own, at in zip(request_ids, range(0, width * len(request_ids), width), strict=True)
-                ]
-                if width
-                else [self._front(own) + middle + back for own in request_ids]
-            )
+        if len(set(map(len, request_ids))) == 1:
+            return self._encode_alike(request_ids, pieces, back)
         return [
             b"".join(
                 [
@@ -417,6 +440,25 @@ class ReplyEncoder:
             )
             for i, own in enumerate(request_ids)
         ]
+
+    def _encode_alike(
+        self, request_ids: Sequence[bytes], pieces: Sequence[tuple[bytes, memoryview, int]], back: bytes
+    ) -> list[bytes]:
+        """Replies of one length, for ids of one length: a matrix, of which only ids and data differ by row."""
+        count = len(request_ids)
+        line = bytearray(self._front(request_ids[0]))
+        fields = [(len(line) - len(request_ids[0]), len(line), memoryview(b"".join(request_ids)))]
+        for middle, data, width in pieces:
+            line += middle
+            fields.append((len(line), len(line) + width, data))
+            line += bytes(width)
+        line += back
+        matrix = np.empty((count, len(line)), np.uint8)
+        matrix[:] = np.frombuffer(line, np.uint8)
+        for begin, end, data in fields:
+            matrix[:, begin:end] = np.frombuffer(data, np.uint8).reshape(count, end - begin)
+        joined, width = matrix.tobytes(), len(line)
+        return [joined[at : at + width] for at in range(0, len(joined), width)]
 
     def encode_error(
         self,

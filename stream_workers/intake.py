@@ -29,7 +29,7 @@ from schemas.tensors import Array, TensorError, from_tensor
 from stream_workers.dead_letters import DeadLetters
 from stream_workers.device import Device, LaneKey
 from stream_workers.ledger import Ledger
-from stream_workers.messages import ends_of, headers_of
+from stream_workers.messages import headers_of
 from stream_workers.ops import extract, inject
 from stream_workers.publish import Publisher
 from stream_workers.work import Headers, Requests
@@ -100,9 +100,13 @@ class RequestIntake:
 
     def take(self, messages: Sequence[Message]) -> None:
         """All messages of a poll; each ends with one fate, now or when its batch is done."""
+        topics = [message.topic() or "" for message in messages]
+        if len(set(topics)) == 1:
+            self._take(topics[0], messages)
+            return
         by_topic: dict[str, list[Message]] = {}
-        for message in messages:
-            by_topic.setdefault(message.topic() or "", []).append(message)
+        for topic, message in zip(topics, messages, strict=True):
+            by_topic.setdefault(topic, []).append(message)
         for topic, own in by_topic.items():
             self._take(topic, own)
 
@@ -112,10 +116,15 @@ class RequestIntake:
         offsets = [message.offset() or 0 for message in messages]
         values = [message.value() or b"" for message in messages]
         sizes = [len(value) for value in values]
-        epoch = self._ledger.admit(ends_of(messages), len(messages), sum(sizes))
+        # Messages of a partition come in order, so the last one of each stays.
+        ends = {(topic, number): offset + 1 for number, offset in zip(partitions, offsets, strict=True)}
+        epoch = self._ledger.admit(ends, len(messages), sum(sizes))
         groups, errors = decode_requests(self._codec, values)
-        addresses = [reply_address(headers_of(message)) for message in messages]
-        spoken = any(addresses)
+        headers = [message.headers() for message in messages]
+        spoken = any(headers)
+        addresses = [reply_address(headers_of(message)) for message in messages] if spoken else [None] * len(messages)
+        unusual = spoken or max(sizes) > self._max_bytes
+        all_partitions, all_offsets = np.array(partitions, np.int64), np.array(offsets, np.int64)
         for position, error in errors.items():
             address = addresses[position]
             if address is not None and address.topic is not None:
@@ -135,9 +144,9 @@ class RequestIntake:
                 reply_topic=group.reply_topic,
                 ids=group.request_ids,
                 users=group.user_ids,
-                keys=[messages[i].key() for i in places],
-                partitions=np.array([partitions[i] for i in places], np.int64),
-                offsets=np.array([offsets[i] for i in places], np.int64),
+                keys=[messages[i].key() for i in places] if (group.reply_partitions < 0).any() else (),
+                partitions=all_partitions[group.index],
+                offsets=all_offsets[group.index],
                 sent_at=group.sent_at,
                 deadlines=group.deadlines,
                 reply_partitions=group.reply_partitions,
@@ -146,8 +155,7 @@ class RequestIntake:
                 tensors=group.tensors,
                 features=group.features,
             )
-            too_large = [i for i, place in enumerate(places) if sizes[place] > self._max_bytes]
-            if too_large or spoken:
+            if unusual:
                 self._take_apart(requests, [addresses[i] for i in places], [sizes[i] for i in places])
             else:
                 self._route(requests)
@@ -252,7 +260,11 @@ class RequestIntake:
         """The requests that fit the signature, with inputs; the others are refused, each for its own reason."""
         signature = model.signature
         if requests.features and not requests.tensors:
-            assembled = signature.assemble(requests.features)
+            try:
+                assembled = signature.assemble(requests.features)
+            except InvalidInputError as error:  # the model names no features
+                self._invalid(requests, str(error))
+                return None
             if not assembled.errors:
                 return requests.filled(assembled.inputs, 1)
             wrong = np.array(sorted(assembled.errors), np.int64)

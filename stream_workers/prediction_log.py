@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from itertools import chain
 from typing import Any, Final
 
 import numpy as np
@@ -53,6 +54,8 @@ def log_record(
         return np.concatenate(columns).astype(dtype, copy=False).tobytes()
 
     def texts(values: Callable[[Requests], list[bytes]]) -> list[bytes]:
+        if max(each) == 1:
+            return list(chain.from_iterable(map(values, pieces)))
         return [
             text
             for piece, times in zip(pieces, each, strict=True)
@@ -81,7 +84,7 @@ def log_record(
         sent_at=spread(lambda piece: piece.sent_at, "<i8"),
         received_at=spread(lambda piece: piece.received_at, "<i8"),
         codes=bytes([INDEX[code]]) * rows,
-        messages=pack_strings(messages if messages else [b""] * rows),
+        messages=pack_strings(messages) if messages else StringColumn(bytes(4 * (rows + 1)), b""),
         scores=np.full(rows, np.nan).tobytes() if scores is None else scores.astype("<f8").tobytes(),
         features=feature_columns([features for piece in pieces for features in piece.features], rows),
         outputs=tuple(output_column(name, [own[name] for own in outputs]) for name in _loggable(outputs)),

@@ -17,7 +17,7 @@ from schemas.records import BatchSummary
 from schemas.tensors import Array
 from schemas.topics import MAX_MESSAGE_BYTES, Topics
 from stream_workers.device import Run
-from stream_workers.ledger import Epoch, Ledger, Output, short_key
+from stream_workers.ledger import Epoch, Ledger, Output
 from stream_workers.ops import WorkerMetrics
 from stream_workers.prediction_log import encoded, log_record
 from stream_workers.replies import ReplySender
@@ -214,8 +214,9 @@ class Publisher:
             scores=scores,
             outputs=outputs,
         )
-        key = pieces[0].keys[0]
-        return [Output(self._topics.predictions, value, short_key(key)) for value in encoded(self._codec, record)]
+        # A worker keeps to one partition of the log: few large records in a row make large blocks in ClickHouse.
+        key = self._worker.encode()
+        return [Output(self._topics.predictions, value, key) for value in encoded(self._codec, record)]
 
     def _summary(
         self,

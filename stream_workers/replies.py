@@ -84,10 +84,10 @@ class ReplySender:
         topic: str,
         values: Sequence[bytes],
         partitions: npt.NDArray[np.int64],
-        keys: Sequence[bytes | None],
+        keys: Sequence[bytes | None] = (),
         headers: Sequence[Headers] | None = None,
     ) -> None:
-        """Publish n replies to one topic; a partition below 0 leaves the choice to the key."""
+        """Publish n replies to one topic; a partition below 0 leaves the choice to the key, so keys are needed then."""
         if not topic:
             return
         targets = np.maximum(partitions, -1).tolist()
@@ -95,15 +95,22 @@ class ReplySender:
         if not known:
             self._undeliverable("UNKNOWN_TOPIC", topic, len(values))
             return
+        if min(targets) >= known:
+            self._undeliverable("UNKNOWN_PARTITION", topic, len(values))
+            return
         if max(targets) >= known:
             lost = sum(1 for target in targets if target >= known)
             self._undeliverable("UNKNOWN_PARTITION", topic, lost)
         producer = self._producers[parity]
+        keys = keys or [None] * len(values)
         if headers is not None:
             for value, target, key, own in zip(values, targets, keys, headers, strict=True):
                 if target < known:
                     self._produce(producer, topic, value, key, target, own)
             producer.poll(0)
+            return
+        if min(targets) == max(targets) >= 0:
+            self._produce_batch(producer, topic, targets[0], [{"value": value} for value in values])
             return
         batches: dict[int, list[dict[str, Any]]] = {}
         for value, target, key in zip(values, targets, keys, strict=True):

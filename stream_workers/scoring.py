@@ -22,7 +22,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, Final
 
-from confluent_kafka import Consumer, KafkaError, Message, Producer
+from confluent_kafka import Consumer, KafkaError, KafkaException, Message, Producer
 
 from models.batching import BatchLimits
 from models.catalog import Catalog
@@ -39,15 +39,19 @@ from stream_workers.errands import Errands
 from stream_workers.intake import RequestIntake
 from stream_workers.ledger import Ledger
 from stream_workers.ops import Health, WorkerMetrics
-from stream_workers.pipeline import Pipeline
+from stream_workers.pipeline import Pipeline, PipelineError
 from stream_workers.publish import Publisher
 from stream_workers.replies import ReplySender, ReplyTopics
 
 log = logging.getLogger(__name__)
+# What librdkafka has to say, in the process's own format.
+_kafka_log = logging.getLogger("librdkafka")
 
 # A dead worker's transaction holds up read_committed consumers for this long, unless it comes back under its name.
 TRANSACTION_TIMEOUT_MS: Final = 10_000
 ASK_SECONDS: Final = 5.0
+# How long the worker waits for Kafka and its topics before it says what is missing and ends.
+START_SECONDS: Final = 20.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,6 +85,10 @@ class ScoringConfig:
     max_bytes_in_flight: int = 64 * 1024 * 1024
 
 
+class WorkerStartError(RuntimeError):
+    """The worker cannot begin: Kafka does not answer, or lacks its topics."""
+
+
 class ScoringWorker:
     """One process, one device, one member of the scoring groups. Build it, `run` it, set the event to stop it."""
 
@@ -97,6 +105,7 @@ class ScoringWorker:
         self._codec = codec
         self._metrics = metrics
         self._health = health
+        self._store = store
         self._run_id = f"{config.name}-{uuid.uuid4().hex[:12]}"
         self._device = Device(bulk_share=config.bulk_share)
         self._catalog = Catalog(
@@ -105,8 +114,9 @@ class ScoringWorker:
             on_ready=self._release,
         )
         # A handle of its own that nobody polls: a call on a polled one waits for the poll.
-        asker = Consumer(dict(config.consumer(f"{config.group}-topics", **{"allow.auto.create.topics": False})))
-        self._reply_topics = ReplyTopics(partial(_partitions, asker))
+        asking = {"allow.auto.create.topics": False, "logger": _kafka_log}
+        self._asker = Consumer(dict(config.consumer(f"{config.group}-topics", **asking)))
+        self._reply_topics = ReplyTopics(partial(_partitions, self._asker))
         self._intakes: list[RequestIntake | BulkIntake] = []
         self._pipelines: list[tuple[Pipeline, Committer]] = []
         health.set("control", False, "the control topic is not read yet")
@@ -115,12 +125,17 @@ class ScoringWorker:
     def run(self, stop: threading.Event) -> None:
         """Serve until `stop` is set. Raises what made it impossible to go on, `DeviceError` among it."""
         config = self._config
+        if not self._await_topics(stop):
+            return
         if config.requests:
             self._pipelines.append(self._request_pipeline())
         if config.bulk:
             self._pipelines.append(self._bulk_pipeline())
         control = ControlFollower(
-            config.consumer("penstock-control"), config.topics.control, ControlState(self._codec), self._controlled
+            config.consumer("penstock-control", logger=_kafka_log),
+            config.topics.control,
+            ControlState(self._codec),
+            self._controlled,
         )
         control.start(timeout=60.0)
         self._health.set("control", True)
@@ -130,6 +145,8 @@ class ScoringWorker:
         def serve(pipeline: Pipeline, committer: Committer) -> None:
             try:
                 pipeline.run(stop, committer)
+            except PipelineError as error:
+                failures.append(error)
             except BaseException as error:
                 failures.append(error)
                 raise
@@ -157,6 +174,27 @@ class ScoringWorker:
         if failures:
             raise failures[0]
 
+    def _await_topics(self, stop: threading.Event) -> bool:
+        """Wait a while for Kafka and its topics; False where `stop` came first. Raises `WorkerStartError`."""
+        own = self._config.topics
+        needed = {own.requests, own.bulk, own.predictions, own.summaries, own.dead_letters, own.control}
+        end = time.monotonic() + START_SECONDS
+        while not stop.is_set():
+            try:
+                missing = needed - self._asker.list_topics(timeout=1.0).topics.keys()
+                why = f"Kafka has no topic {', '.join(sorted(missing))}; `penstock topics` creates what is missing"
+            except KafkaException as error:
+                servers = self._config.consumer(self._config.group)["bootstrap.servers"]
+                missing, why = needed, f"Kafka does not answer at {servers}: {error.args[0].str()}"
+            if not missing:
+                self._health.forget("kafka")
+                return True
+            self._health.set("kafka", False, why)
+            if time.monotonic() > end:
+                raise WorkerStartError(why)
+            stop.wait(0.5)
+        return False
+
     def _start_device(self) -> None:
         loaded, problems = self._catalog.preload()
         for problem in problems:
@@ -167,7 +205,12 @@ class ScoringWorker:
         self._metrics.device(name)
         # On a GPU one batch is prepared and published while another runs; a CPU has nothing to overlap with.
         self._device.start(threads=1 if name == "cpu" else 2)
-        self._health.set("models", True, "; ".join(problems))
+        why = "; ".join(problems)
+        if not loaded and not problems:
+            why = f"there is no model in {self._store.root} yet"
+            log.warning("%s; each request is answered UNKNOWN_MODEL until there is", why)
+        # An empty store is where everybody begins; one of which nothing can serve is broken.
+        self._health.set("models", bool(loaded) or not problems, why)
 
     def _request_pipeline(self) -> tuple[Pipeline, Committer]:
         consumer = self._consumer(self._config.group)
@@ -249,7 +292,7 @@ class ScoringWorker:
     def _delivery(self, name: str, consumer: Consumer, errands: Errands) -> Delivery:
         config = self._config
         # Commits are grouped already, so what is left to linger for is one record more.
-        own = {"linger.ms": 1, "compression.type": "lz4"}
+        own: dict[str, Any] = {"linger.ms": 1, "compression.type": "lz4", "logger": _kafka_log}
         if config.delivery == "at-least-once":
             return AtLeastOnce(Producer(dict(config.producer(**own))), consumer, errands)
         own |= {
@@ -259,7 +302,8 @@ class ScoringWorker:
         return ExactlyOnce(Producer(dict(config.producer(**own))), consumer, errands)
 
     def _consumer(self, group: str) -> Consumer:
-        over = {"fetch.wait.max.ms": 100, "allow.auto.create.topics": False}
+        # Kafka answers as soon as there is a record; the embedded broker looks only now and then within this time.
+        over = {"fetch.wait.max.ms": 10, "allow.auto.create.topics": False, "logger": _kafka_log}
         return Consumer(dict(self._config.consumer(group, **over)))
 
     def _reply_producer(self, on_failure: Callable[[KafkaError | None, Message], None]) -> Producer:
@@ -269,6 +313,7 @@ class ScoringWorker:
             # A topic that was deleted is given up after this long, and until then holds up its epoch.
             "topic.metadata.propagation.max.ms": 5_000,
             "delivery.report.only.error": True,
+            "logger": _kafka_log,
             "on_delivery": on_failure,
         }
         return Producer(dict(self._config.producer(**own)))
@@ -310,6 +355,8 @@ class ScoringWorker:
     def _release(self, model: str, version: str) -> None:
         for intake in self._intakes:
             intake.release(model, version)
+        if self._catalog.serves(model, version):
+            self._health.set("models", True)
 
 
 class _NoReplies:

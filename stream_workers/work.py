@@ -45,7 +45,7 @@ class Requests:
     Arrays are [n]; each of `inputs` is [n * rows_each, ...]. Times are microseconds since the epoch, but for
     `received`, which is on the monotonic clock. `tensors` are as they came, the data of all n joined, until `inputs`
     are made of them; BYTES tensors come one request at a time. `headers`: what each reply carries, None where none of
-    them carries any.
+    them carries any. `keys` are those of the records, given where a reply has no partition of its own.
     """
 
     epoch: Epoch
@@ -57,7 +57,7 @@ class Requests:
     reply_topic: str
     ids: list[bytes]
     users: list[bytes]
-    keys: list[bytes | None]
+    keys: Sequence[bytes | None]
     partitions: Ints
     offsets: Ints
     sent_at: Ints
@@ -101,7 +101,7 @@ class Requests:
         return self._with(
             ids=[self.ids[i] for i in places],
             users=[self.users[i] for i in places],
-            keys=[self.keys[i] for i in places],
+            keys=[self.keys[i] for i in places] if self.keys else (),
             partitions=self.partitions[where],
             offsets=self.offsets[where],
             sent_at=self.sent_at[where],

@@ -54,14 +54,16 @@ def run_reply(bed: Bed, rate: float, seconds: float, rounds: int, workers: int, 
     count = max(1, round(rate * seconds / rounds))
     warm = max(1, round(rate * _WARM_UP_SECONDS))
     errors: dict[str, int] = {}
+    inside: list[float] = []
 
     async def ask(number: int) -> bool:
         try:
-            await client.score(bed.workload.model, user_id=f"u{number % 1000}", **_row(bed, number))
+            score = await client.score(bed.workload.model, user_id=f"u{number % 1000}", **_row(bed, number))
         except ScoringError as error:
             name = type(error).__name__
             errors[name] = errors.get(name, 0) + 1
             return False
+        inside.append(score.worker_seconds)
         return True
 
     echoes: list[Latency] = []
@@ -71,6 +73,8 @@ def run_reply(bed: Bed, rate: float, seconds: float, rounds: int, workers: int, 
         asyncio.run(paced(rate, warm, ask))
         asyncio.run(paced(rate, warm, echo.ask))
         errors.clear()
+        inside.clear()
+        before = bed.usage()
         for number in range(rounds):
             echoes.append(asyncio.run(paced(rate, count, echo.ask)))
             answers.append(asyncio.run(paced(rate, count, ask)))
@@ -78,6 +82,7 @@ def run_reply(bed: Bed, rate: float, seconds: float, rounds: int, workers: int, 
                 f"round {number + 1}: echo p50 {echoes[-1].p50:.1f} ms, p99 {echoes[-1].p99:.1f} ms; "
                 f"workers p50 {answers[-1].p50:.1f} ms, p99 {answers[-1].p99:.1f} ms"
             )
+    used = bed.usage().since(before)
     bed.stop_workers()
     figures = {
         f"{who}_{name}_ms": Spread(tuple(getattr(one, name) for one in own))
@@ -94,6 +99,8 @@ def run_reply(bed: Bed, rate: float, seconds: float, rounds: int, workers: int, 
         **{name: spread.to_json(2) for name, spread in figures.items()},
         "added_p50_ms": round(figures["reply_p50_ms"].median - figures["echo_p50_ms"].median, 2),
         "added_p99_ms": round(figures["reply_p99_ms"].median - figures["echo_p99_ms"].median, 2),
+        "inside_worker": Latency.of(inside).to_json(),
+        "profile": used.to_json(),
         "errors": errors,
         "doubts": doubts(echo_p50=figures["echo_p50_ms"], reply_p50=figures["reply_p50_ms"]),
         "rounds": [{"echo": a.to_json(), "reply": b.to_json()} for a, b in zip(echoes, answers, strict=True)],

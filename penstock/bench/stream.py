@@ -46,6 +46,8 @@ class Round:
             "raw_cpu_us_per_record": round(self.raw_cpu_us, 3),
             "records_per_second": round(self.workers),
             "ratio": round(self.ratio, 3),
+            # Of processor time instead of the clock's: other programs on the machine change it less.
+            "cpu_ratio": round(self.raw_cpu_us / max(self.usage.cpu / self.usage.rows * 1e6, 1e-9), 3),
             "profile": {
                 **self.usage.to_json(),
                 "broker_cpu_us_per_record": None if self.broker_cpu_us is None else round(self.broker_cpu_us, 3),

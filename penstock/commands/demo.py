@@ -40,20 +40,41 @@ def demo(
 ) -> None:
     """Score real flights end to end, and compare two models on what really happened."""
     options = _Options(start.date(), days, _rate(rate), workers, broker, keep, as_json)
-    closing = threading.Event()
+    interrupts = _Interrupts()
+    try:
+        _demo(options, interrupts)
+    except KeyboardInterrupt:
+        interrupts.ignore()
+        console.fail("stopped", code=130)
 
-    def interrupt(_signum: int, _frame: FrameType | None) -> None:
-        if not closing.is_set():  # an impatient second Ctrl-C must not break off what the first one began
+
+class _Interrupts:
+    """Ctrl-C and its kin: raised wherever they come, and once more at the next look should they get lost there.
+
+    An exception that meets Python inside a destructor or a callback of C code is printed and dropped.
+    """
+
+    def __init__(self) -> None:
+        names = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+        # An ignored signal is how nohup asks to be left alone.
+        self._names = [one for one in names if signal.getsignal(one) is not signal.SIG_IGN]
+        self._asked = False
+        for one in self._names:
+            signal.signal(one, self._interrupt)
+
+    def look(self) -> None:
+        """Raise `KeyboardInterrupt` if one has come."""
+        if self._asked:
             raise KeyboardInterrupt
 
-    for name in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        if signal.getsignal(name) is not signal.SIG_IGN:  # which is how nohup asks to be left alone
-            signal.signal(name, interrupt)
-    try:
-        _demo(options, closing)
-    except KeyboardInterrupt:
-        closing.set()
-        console.fail("stopped", code=130)
+    def ignore(self) -> None:
+        """From now on: an impatient second Ctrl-C must not break off what the first one began."""
+        for one in self._names:
+            signal.signal(one, signal.SIG_IGN)
+
+    def _interrupt(self, _signum: int, _frame: FrameType | None) -> None:
+        self._asked = True
+        raise KeyboardInterrupt
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +88,7 @@ class _Options:
     as_json: bool
 
 
-def _demo(options: _Options, closing: threading.Event) -> None:
+def _demo(options: _Options, interrupts: _Interrupts) -> None:
     from models.errors import ModelError
     from models.registry import ModelStore
     from penstock.demo import Plan, kinds, overlaps
@@ -87,7 +108,7 @@ def _demo(options: _Options, closing: threading.Event) -> None:
         rows = data.between(plan.start, plan.days)
     except (FlightsDataError, ModelError) as error:
         console.fail(str(error))
-    report = _on_a_stack(options, settings, plan, data, rows.stop - rows.start, words, closing)
+    report = _on_a_stack(options, settings, plan, data, rows.stop - rows.start, words, interrupts)
     if not options.as_json:
         from penstock.demo_report import next_steps, show_next
 
@@ -103,7 +124,7 @@ def _on_a_stack(
     data: Dataset,
     total: int,
     words: Mapping[str, str],
-    closing: threading.Event,
+    interrupts: _Interrupts,
 ) -> Report:
     from penstock import demo_report
     from penstock.demo import publish_experiment, replay
@@ -113,12 +134,13 @@ def _on_a_stack(
     from producers.publisher import DeliveryError
     from producers.replay import NoAnswerError
 
-    watch = demo_report.Watch(plan, total)
+    watch = demo_report.Watch(plan, total, interrupts.look)
     stack = LocalStack(
         settings, broker=options.broker, workers=options.workers, prepare=publish_experiment, say=watch.say
     )
     try:
         with watch:
+            interrupts.look()
             stack.start()
             report = replay(
                 stack.settings,
@@ -140,7 +162,7 @@ def _on_a_stack(
     except (StackError, EvidenceError, NoAnswerError, DeliveryError, BrokerUnavailableError) as error:
         console.fail(str(error), code=1)
     finally:
-        closing.set()
+        interrupts.ignore()
         console.note("stopping the stack")
         stack.stop()
     return report
@@ -149,7 +171,7 @@ def _on_a_stack(
 def _until_interrupted() -> None:
     try:
         threading.Event().wait()
-    except KeyboardInterrupt:
+    except KeyboardInterrupt:  # the ordinary end of --keep
         return
 
 

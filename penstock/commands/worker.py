@@ -28,12 +28,15 @@ def worker(
     port: Annotated[int | None, typer.Option(help="Port of /metrics, /healthz and /readyz; 0: any free one.")] = None,
 ) -> None:
     """Score requests and bulk batches until stopped."""
-    from models.errors import DeviceError
+    from confluent_kafka import KafkaException
+
+    from models.errors import ModelError
     from models.registry import ModelStore
+    from schemas.framing import RegistryUnavailableError
     from stream_workers.control import ControlError
     from stream_workers.ops import Health, OpsServer, OpsServerError, WorkerMetrics, configure_logging, new_registry
     from stream_workers.pipeline import PipelineError
-    from stream_workers.scoring import ScoringWorker
+    from stream_workers.scoring import ScoringWorker, WorkerStartError
 
     settings = console.settings()
     if delivery not in ("exactly-once", "at-least-once"):
@@ -49,8 +52,12 @@ def worker(
             config = scoring_config(settings, own_name, delivery)
             store = ModelStore(settings.models.store)
             ScoringWorker(config, settings.codec(), store, metrics, health).run(stop)
-    except (ControlError, DeviceError, OpsServerError, PipelineError) as error:
+    except (
+        ControlError, ModelError, OpsServerError, PipelineError, RegistryUnavailableError, WorkerStartError
+    ) as error:  # fmt: skip
         console.fail(str(error), code=1)
+    except KafkaException as error:
+        console.fail(f"Kafka: {error.args[0].str()}", code=1)
 
 
 def scoring_config(settings: Settings, name: str, delivery: str = "exactly-once") -> ScoringConfig:

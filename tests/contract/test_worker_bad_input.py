@@ -121,7 +121,7 @@ X = np.ones((1, 3), np.float32)
         ({"x": X[:0]}, ["input 'x'", "expected 1 row or more", "got 0 rows"]),
         ({"x": np.array([[1, np.nan, 3]], np.float32)}, ["input 'x'", "finite numbers", "NaN at [0, 1]"]),
         ({"x": np.array([[1, 2, 3], [1, 2, np.inf]], np.float32)}, ["input 'x'", "infinity at [1, 2]"]),
-        ({}, ["no inputs and no features"]),
+        ({}, ["input 'x'", "expected FP32 [rows, 3]", "got nothing"]),
     ],
     ids=["width", "rank", "dtype", "text", "missing", "extra", "zero rows", "NaN", "infinity", "nothing"],
 )

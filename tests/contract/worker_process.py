@@ -71,7 +71,7 @@ class WorkerProcess:
     def get(self, path: str) -> tuple[int, str]:
         """Status and text of a GET; status 0 where nobody answers."""
         try:
-            with urllib.request.urlopen(f"http://127.0.0.1:{self.port}{path}", timeout=5) as answer:  # noqa: S310
+            with urllib.request.urlopen(f"http://127.0.0.1:{self.port}{path}", timeout=5) as answer:
                 return answer.status, answer.read().decode()
         except urllib.error.HTTPError as error:
             with error:
@@ -177,9 +177,7 @@ class Scene:
         self._numbers = count()
         self.run = uuid.uuid4().hex[:8]
         quiet = {"bootstrap.servers": self.broker.address, "log_level": 0}
-        self._producer = Producer(
-            {**quiet, "partitioner": PARTITIONER, "linger.ms": 5, "message.max.bytes": 16 << 20}
-        )
+        self._producer = Producer({**quiet, "partitioner": PARTITIONER, "linger.ms": 5, "message.max.bytes": 16 << 20})
         self._consumer = Consumer(
             {
                 **quiet,
@@ -237,13 +235,21 @@ class Scene:
         return ScoreRequest(model=model, **{**plain, **fields})
 
     def send(
-        self, *values: ScoreRequest | ScoreBatch | bytes | None, headers: Headers | None = None, key: bytes = b"together"
+        self,
+        *values: ScoreRequest | ScoreBatch | bytes | None,
+        headers: Headers | None = None,
+        key: bytes = b"together",
     ) -> None:
         """All to one partition in this order, so that they are likely to be in one poll."""
         for value in values:
             topic = self.topics.bulk if isinstance(value, ScoreBatch) else self.topics.requests
             raw = value if isinstance(value, bytes) or value is None else self.codec.encode(value)
             self._producer.produce(topic, raw, key, headers=headers or [])
+        assert self._producer.flush(WAIT) == 0
+
+    def send_bulk(self, value: bytes) -> None:
+        """Bytes to the bulk topic."""
+        self._producer.produce(self.topics.bulk, value, b"together")
         assert self._producer.flush(WAIT) == 0
 
     def spread(self, requests: Iterable[ScoreRequest]) -> None:
@@ -286,6 +292,11 @@ class Scene:
             reply = self.answers[one][0].reply
             assert {(fate.code, fate.message) for fate in self.fates[one]} == {(reply.code, reply.message)}
         return [self.answers[one][0] for one in ids]
+
+    def answers_to_all(self, requests: Sequence[ScoreRequest]) -> None:
+        """Wait for an answer and a fate of each."""
+        ids = [one.request_id for one in requests]
+        self.wait("all answers", lambda: all(one in self.answers and one in self.fates for one in ids), 60)
 
     def fate(self, request: ScoreRequest) -> Fate:
         """The only row of the prediction log that a request has."""

@@ -19,7 +19,10 @@ CODES = """
            any(variant)
     FROM predictions GROUP BY request_id, code
 """
-TOTALS = "SELECT count(), uniqExact(request_id, row_number), sum(latency) FROM (SELECT *, {latency} AS latency FROM predictions)"
+TOTALS = """
+    SELECT count(), uniqExact(request_id, row_number), sum(latency)
+    FROM (SELECT *, {latency} AS latency FROM predictions)
+"""
 LATENCY = "dateDiff('microsecond', sent_at, scored_at)"
 PER_MINUTE = """
     SELECT toString(minute), model, version, experiment, variant, toString(code), rows, latency_sum, scores, score_sum

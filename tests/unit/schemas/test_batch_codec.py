@@ -138,7 +138,7 @@ def one_by_one(values: Sequence[bytes | None]) -> tuple[dict[int, ScoreRequest],
 
 
 def together(values: Sequence[bytes | None]) -> tuple[dict[int, ScoreRequest], dict[int, tuple[str, str]]]:
-    groups, errors = decode_requests(CODEC, values)
+    groups, errors = decode_requests(CODEC, values, fewest=2)
     records: dict[int, ScoreRequest] = {}
     for group in groups:
         own = taken_apart(group)
@@ -181,7 +181,7 @@ def test_requests_of_more_forms_than_are_compared_are_all_found() -> None:
 
 def test_bytes_tensors_are_never_joined_since_their_elements_have_lengths_of_their_own() -> None:
     ones = [request(n, inputs=(Tensor("t", "BYTES", (1, 1), pack_bytes([text])),)) for n, text in enumerate("abc")]
-    groups, _ = decode_requests(CODEC, [CODEC.encode(one) for one in ones])
+    groups, _ = decode_requests(CODEC, [CODEC.encode(one) for one in ones], fewest=2)
     assert [len(group.index) for group in groups] == [1, 1, 1]
 
 
@@ -189,7 +189,7 @@ def test_one_long_name_among_many_short_requests_costs_no_memory_for_each_of_the
     values = [CODEC.encode(request(0, model="m" * 1_000_000))]
     values += [CODEC.encode(request(number)) for number in range(1, 2000)]
     tracemalloc.start()
-    groups, errors = decode_requests(CODEC, values)
+    groups, errors = decode_requests(CODEC, values, fewest=2)
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert not errors
@@ -201,7 +201,7 @@ def test_large_tensors_cost_a_few_times_their_bytes() -> None:
     ones = [request(n, inputs=(Tensor("x", "UINT8", (1, 200_000), bytes([n]) * 200_000),)) for n in range(50)]
     values = [CODEC.encode(one) for one in ones]
     tracemalloc.start()
-    groups, _ = decode_requests(CODEC, values)
+    groups, _ = decode_requests(CODEC, values, fewest=2)
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert peak < 6 * sum(map(len, values))

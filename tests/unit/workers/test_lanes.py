@@ -220,5 +220,3 @@ def test_a_bug_in_a_sink_stops_the_device_and_is_kept_for_the_worker(
     assert sink.done.wait(20)
     device.stop()
     assert isinstance(device.failure, KeyError)
-
-
