@@ -2,7 +2,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help install demo test check format bench constraints clean distclean
+.PHONY: help install demo test faults check format bench constraints clean distclean
 
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV := .venv
@@ -18,6 +18,8 @@ DEMO_ARGS ?=
 TEST_ARGS ?=
 BENCH ?= stream bulk reply
 BENCH_ARGS ?= --json
+FAULT_ROUNDS ?= 20
+FAULT_RATE ?= 400
 
 help: ## Say what there is
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/make \1\t\2/' | expand -t 20
@@ -43,6 +45,10 @@ demo: install ## Score real flights end to end (DEMO_ARGS="--days 275" for more 
 
 test: $(VENV)/.for-testing ## Run every test (TEST_ARGS="-k name" for some of them)
 	@$(BIN)/python -m pytest $(TEST_ARGS)
+
+faults: $(VENV)/.for-testing ## Kill, restart and cut off real processes, longer than `make test` does (FAULT_ROUNDS, FAULT_RATE)
+	@PENSTOCK_REQUIRE_KAFKA=1 PENSTOCK_FAULT_ROUNDS=$(FAULT_ROUNDS) PENSTOCK_FAULT_RATE=$(FAULT_RATE) \
+		$(BIN)/python -m pytest tests/faults $(TEST_ARGS)
 
 check: $(VENV)/.for-testing ## Lint, formatting, types, import layers
 	$(BIN)/ruff check

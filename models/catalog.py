@@ -80,10 +80,15 @@ class Catalog:
             raise UnavailableModelError(f"model {model!r} version {version!r} cannot serve: {error}")
         return future.result()
 
-    def serves(self, model: str, version: str) -> bool:
-        """Whether the version is loaded; starts no load."""
-        future = self._loading.get((model, version))
-        return future is not None and future.done() and not future.cancelled() and future.exception() is None
+    def state(self) -> tuple[int, list[str]]:
+        """How many versions serve, and one line for each that was to and cannot."""
+        with self._lock:
+            known = dict(self._loading)
+        done = {key: one for key, one in known.items() if one.done() and not one.cancelled()}
+        problems = [
+            f"{model} {version}: {error}" for (model, version), one in done.items() if (error := one.exception())
+        ]  # fmt: skip
+        return len(done) - len(problems), problems
 
     def preload(self) -> tuple[list[LoadedModel], list[str]]:
         """Load every model's default version and wait: those that are ready, and one line for each that is not.

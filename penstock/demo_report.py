@@ -134,14 +134,14 @@ def next_steps(*, kept: bool) -> list[tuple[str, str]]:
     ask = f'{penstock} sql "{by_day}"'
     if kept:
         return [
-            (ask, "each day and variant: what was predicted, what happened"),
+            (ask, "each day and variant, over all runs: what was predicted, what happened"),
             (f"{penstock} flights export july.parquet --from 2013-07-01 --days 31", "a stormy month as a file"),
             (f"{penstock} score flight-delay july.parquet -o scored.parquet", "all of it in bulk, through Kafka"),
         ]
     return [
         (f"{penstock} demo --from 2013-07-01 --days 14 --rate max", "two stormy weeks, as fast as it goes"),
         (f"{penstock} up", "the stack again, with what is in ClickHouse; while it runs, in another terminal:"),
-        (ask, "each day and variant: what was predicted, what happened"),
+        (ask, "each day and variant, over all runs: what was predicted, what happened"),
     ]
 
 

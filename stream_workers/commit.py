@@ -194,6 +194,16 @@ class Committer:
             serve()
             self._thread.join(0.01)
 
+    def while_idle(self, call: Callable[[], None]) -> bool:
+        """Make the call while nothing is being committed; False, and no call, where something is."""
+        if not self._one_at_a_time.acquire(blocking=False):
+            return False
+        try:
+            call()
+        finally:
+            self._one_at_a_time.release()
+        return True
+
     def drain(self, timeout: float, serve: Callable[[], None]) -> bool:
         """Commit all that is in flight; False where it was not done in time, and then nothing of it is committed.
 

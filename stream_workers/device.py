@@ -234,7 +234,9 @@ class Device:
         service = lane.policy.service
         if not service.known or service.slope <= 0:
             return lane.policy.limits.max_rows
-        return max(1, int((self._bulk_slice - service.intercept) / service.slope))
+        # Where a run's fixed cost alone exceeds the slice, as much again for rows: smaller runs would be all overhead.
+        left = max(self._bulk_slice - service.intercept, service.intercept)
+        return max(1, int(left / service.slope))
 
     def _serve(self, lane: Lane, pieces: Sequence[Piece]) -> None:
         live = [alive for piece in pieces if (alive := lane.sink.expired(piece)) is not None]
@@ -252,9 +254,9 @@ class Device:
         except DeviceLostError:
             # No answer of this process can be trusted to come: its end hands the records to another worker.
             raise
-        except InferenceError as error:
+        except (InferenceError, MemoryError) as error:
             if sum(piece.count for piece in pieces) == 1:
-                lane.sink.failed(pieces[0], Code.INFERENCE_FAILED, str(error))
+                lane.sink.failed(pieces[0], Code.INFERENCE_FAILED, str(error) or "out of memory")
                 return
             first, second = _halves(pieces)
             self._score(lane, first)

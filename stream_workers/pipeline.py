@@ -25,6 +25,7 @@ POLL_SECONDS: Final = 0.05
 LAG_SECONDS: Final = 5.0
 # A rebalance waits this long for what is in flight; the default max.poll.interval.ms is 300 s.
 DRAIN_SECONDS: Final = 30.0
+REWIND_SECONDS: Final = 10.0
 
 Take = Callable[[Sequence[Message]], None]
 
@@ -87,7 +88,7 @@ class Pipeline:
         try:
             while not stop.is_set():
                 self._errands.run()
-                self._recover()
+                self._recover(committer)
                 self._breathe()
                 messages = self._poll()
                 # A rebalance within the poll may have halted the ledger: these are read again with the others.
@@ -95,15 +96,17 @@ class Pipeline:
                     self._take(messages)
                 self._health.beat(self._name)
                 self._tell_lag()
-        except BaseException:
-            # Something of the open epoch will never be finished, so there is nothing to wait for.
-            self._ledger.halt()
-            raise
-        finally:
             if not committer.drain(DRAIN_SECONDS, self._errands.run):
                 log.warning("%s: what was in flight is left to be done again", self._name)
                 self._ledger.halt()
             committer.stop(self._errands.run)
+        except BaseException as error:
+            # Something of the open epoch will never be finished, so there is nothing to wait for: not for a commit
+            # under way either, which may wait for a broker long after another worker could have these partitions.
+            log.error("%s: ends, what was in flight is left to be done again: %s", self._name, error)
+            self._ledger.halt()
+            raise
+        finally:
             # Closing revokes the partitions; nothing is in flight any more, so that is quick.
             self._consumer.close()
 
@@ -129,7 +132,7 @@ class Pipeline:
 
     def _breathe(self) -> None:
         """Pause while too much is under way; go on polling, which keeps the membership."""
-        held_back = self._held_back()
+        held_back = self._held_back() or self._ledger.halted
         if held_back == self._paused:
             return
         assigned = self._consumer.assignment()
@@ -140,7 +143,7 @@ class Pipeline:
         self._paused = held_back
         self._metrics.paused.set(held_back)
 
-    def _recover(self) -> None:
+    def _recover(self, committer: Committer) -> None:
         """Where the ledger was halted: go back to the last commit and begin anew."""
         failure, self._failure = self._failure, None
         if failure is not None:
@@ -148,22 +151,32 @@ class Pipeline:
                 raise PipelineError(f"{self._name}: {failure}") from failure
             log.warning("%s: %s; reading again from the last commit", self._name, failure)
         if self._ledger.halted:
+            # A commit under way may still succeed, and what it commits must not be read again.
+            committer.while_idle(self._begin_anew)
+
+    def _begin_anew(self) -> None:
+        try:
             self._rewind()
+        except KafkaException as error:
+            log.warning("%s: cannot go back to the last commit yet: %s", self._name, error.args[0].str())
+        else:
             self._ledger.resume()
 
     def _rewind(self) -> None:
         assigned = self._consumer.assignment()
         if not assigned:
             return
-        try:
-            for place in self._consumer.committed(assigned, timeout=DRAIN_SECONDS):
-                offset = place.offset
-                if offset < 0:
-                    # Nothing was ever committed, so the first record is where it began.
-                    offset, _ = self._consumer.get_watermark_offsets(place, timeout=DRAIN_SECONDS)
-                self._consumer.seek(TopicPartition(place.topic, place.partition, offset))
-        except KafkaException as error:
-            raise PipelineError(f"{self._name}: cannot go back to the last commit: {error.args[0].str()}") from error
+        for place in self._consumer.committed(assigned, timeout=REWIND_SECONDS):
+            if place.error is not None:
+                raise KafkaException(place.error)
+            offset = place.offset
+            if offset < 0:
+                # Nothing was ever committed, so the first record is where it began.
+                marks = self._consumer.get_watermark_offsets(place, timeout=REWIND_SECONDS)
+                if marks is None:
+                    raise KafkaException(KafkaError(KafkaError._TIMED_OUT))
+                offset = marks[0]
+            self._consumer.seek(TopicPartition(place.topic, place.partition, offset))
 
     def _assigned(self, consumer: Consumer, partitions: list[TopicPartition]) -> None:
         del consumer
@@ -175,7 +188,9 @@ class Pipeline:
     def _revoked(self, consumer: Consumer, partitions: list[TopicPartition]) -> None:
         del consumer
         log.info("%s: giving back %s", self._name, _named(partitions))
-        if self._committer is not None and not self._committer.drain(DRAIN_SECONDS, self._errands.run):
+        if self._committer is None or self._ledger.halted:
+            return
+        if not self._committer.drain(DRAIN_SECONDS, self._errands.run):
             log.warning("%s: not all was finished in time; it will be done again", self._name)
             self._ledger.halt()
 

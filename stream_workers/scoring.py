@@ -49,9 +49,13 @@ _kafka_log = logging.getLogger("librdkafka")
 
 # A dead worker's transaction holds up read_committed consumers for this long, unless it comes back under its name.
 TRANSACTION_TIMEOUT_MS: Final = 10_000
+# How long a fetch may wait for a first record. Kafka answers as soon as there is one; the embedded broker looks twice
+# within this time, and each look costs it the more the more batches it holds: at 10 ms it has no time left for others.
+REQUEST_WAIT_MS: Final = 40
+BULK_WAIT_MS: Final = 200
 ASK_SECONDS: Final = 5.0
 # How long the worker waits for Kafka and its topics before it says what is missing and ends.
-START_SECONDS: Final = 20.0
+START_SECONDS: Final = 10.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,6 +110,7 @@ class ScoringWorker:
         self._metrics = metrics
         self._health = health
         self._store = store
+        self._loaded = threading.Event()
         self._run_id = f"{config.name}-{uuid.uuid4().hex[:12]}"
         self._device = Device(bulk_share=config.bulk_share)
         self._catalog = Catalog(
@@ -119,6 +124,8 @@ class ScoringWorker:
         self._reply_topics = ReplyTopics(partial(_partitions, self._asker))
         self._intakes: list[RequestIntake | BulkIntake] = []
         self._pipelines: list[tuple[Pipeline, Committer]] = []
+        self._ledgers: list[Ledger] = []
+        self._load_failure: BaseException | None = None
         health.set("control", False, "the control topic is not read yet")
         health.set("models", False, "models are not loaded yet")
 
@@ -162,8 +169,12 @@ class ScoringWorker:
         try:
             while not stop.wait(0.5):
                 self._metrics.rows_in_flight.set(self._device.rows(False) + self._device.rows(True))
-                if self._device.failure is not None:
-                    failures.append(self._device.failure)
+                failure = self._device.failure or self._load_failure
+                if failure is not None:
+                    failures.append(failure)
+                    # What waits for the device has no end to wait for.
+                    for ledger in self._ledgers:
+                        ledger.halt()
                     stop.set()
         finally:
             for thread in threads:
@@ -205,15 +216,13 @@ class ScoringWorker:
         self._metrics.device(name)
         # On a GPU one batch is prepared and published while another runs; a CPU has nothing to overlap with.
         self._device.start(threads=1 if name == "cpu" else 2)
-        why = "; ".join(problems)
         if not loaded and not problems:
-            why = f"there is no model in {self._store.root} yet"
-            log.warning("%s; each request is answered UNKNOWN_MODEL until there is", why)
-        # An empty store is where everybody begins; one of which nothing can serve is broken.
-        self._health.set("models", bool(loaded) or not problems, why)
+            log.warning("no model in %s: each request is answered UNKNOWN_MODEL until there is", self._store.root)
+        self._loaded.set()
+        self._tell_models()
 
     def _request_pipeline(self) -> tuple[Pipeline, Committer]:
-        consumer = self._consumer(self._config.group)
+        consumer = self._consumer(self._config.group, REQUEST_WAIT_MS)
         ledger = Ledger()
         replies = ReplySender(self._reply_producer, self._reply_topics, self._metrics)
         publisher = self._publisher(ledger, replies)
@@ -232,7 +241,7 @@ class ScoringWorker:
         return self._pipeline("requests", consumer, self._config.topics.requests, ledger, intake.take, replies)
 
     def _bulk_pipeline(self) -> tuple[Pipeline, Committer]:
-        consumer = self._consumer(f"{self._config.group}-bulk")
+        consumer = self._consumer(f"{self._config.group}-bulk", BULK_WAIT_MS)
         ledger = Ledger()
         intake = BulkIntake(
             self._codec,
@@ -262,6 +271,7 @@ class ScoringWorker:
     ) -> tuple[Pipeline, Committer]:
         config = self._config
         bulk = name == "bulk"
+        self._ledgers.append(ledger)
         errands = Errands()
         pipeline = Pipeline(
             name,
@@ -301,9 +311,8 @@ class ScoringWorker:
         }
         return ExactlyOnce(Producer(dict(config.producer(**own))), consumer, errands)
 
-    def _consumer(self, group: str) -> Consumer:
-        # Kafka answers as soon as there is a record; the embedded broker looks only now and then within this time.
-        over = {"fetch.wait.max.ms": 10, "allow.auto.create.topics": False, "logger": _kafka_log}
+    def _consumer(self, group: str, wait_ms: int) -> Consumer:
+        over = {"fetch.wait.max.ms": wait_ms, "allow.auto.create.topics": False, "logger": _kafka_log}
         return Consumer(dict(self._config.consumer(group, **over)))
 
     def _reply_producer(self, on_failure: Callable[[KafkaError | None, Message], None]) -> Producer:
@@ -353,10 +362,21 @@ class ScoringWorker:
                 intake.router = state.router
 
     def _release(self, model: str, version: str) -> None:
-        for intake in self._intakes:
-            intake.release(model, version)
-        if self._catalog.serves(model, version):
-            self._health.set("models", True)
+        try:
+            for intake in self._intakes:
+                intake.release(model, version)
+        except BaseException as error:
+            # The pool of the loading thread would swallow it, and what waited for this version would wait for ever.
+            self._load_failure = error
+            raise
+        if self._loaded.is_set():
+            self._tell_models()
+
+    def _tell_models(self) -> None:
+        serving, problems = self._catalog.state()
+        why = "; ".join(problems) or ("" if serving else f"there is no model in {self._store.root} yet")
+        # An empty store is where everybody begins; one of which nothing can serve is broken.
+        self._health.set("models", bool(serving) or not problems, why)
 
 
 class _NoReplies:

@@ -49,7 +49,7 @@ def write(
     return path
 
 
-def node(kind: str, inputs: Sequence[str], outputs: Sequence[str], **attributes: object) -> onnx.NodeProto:
+def node(kind: str, inputs: Sequence[str], outputs: Sequence[str], **attributes: Any) -> onnx.NodeProto:
     return helper.make_node(kind, list(inputs), list(outputs), **attributes)
 
 

@@ -144,8 +144,8 @@ def test_a_broker_that_is_not_there_is_one_line(model_store: Path) -> None:
     assert line.startswith(f"penstock: Kafka does not answer at {address}: ")
 
 
-def test_topics_that_are_not_there_are_one_line(broker: LocalBroker, model_store: Path) -> None:
-    status, line = run_to_its_end(broker.address, Topics(prefix="never-made."), model_store)
+def test_topics_that_are_not_there_are_one_line(embedded_broker: EmbeddedBroker, model_store: Path) -> None:
+    status, line = run_to_its_end(embedded_broker.address, Topics(prefix="never-made."), model_store)
     assert status == 1
     assert line.startswith("penstock: Kafka has no topic never-made.batch.summaries, ")
     assert "`penstock topics` creates" in line
@@ -172,9 +172,9 @@ def test_a_port_that_is_taken_is_one_line(scene: Scene) -> None:
 @pytest.mark.parametrize(
     ("more", "said"),
     [
-        ({"WORKER__MAX_ROWS": "0"}, "max_rows"),
-        ({"MODELS__DEVICE": "tpu"}, "device"),
-        ({"WORKER__MAX_ROW": "1"}, "max_row"),
+        ({"WORKER__MAX_ROWS": "0"}, "PENSTOCK_WORKER__MAX_ROWS"),
+        ({"MODELS__DEVICE": "tpu"}, "PENSTOCK_MODELS__DEVICE"),
+        ({"WORKER__MAX_ROW": "1"}, "PENSTOCK_WORKER__MAX_ROW"),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )

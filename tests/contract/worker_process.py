@@ -31,6 +31,7 @@ from schemas.partitioning import PARTITIONER, record_key
 from schemas.records import Control, DeadLetter, PredictionBatch, ScoreBatch, ScoreReply, ScoreRequest, Tensor
 from schemas.tensors import Array, from_tensor, to_tensor, unpack_strings
 from schemas.topics import Topics
+from stream_workers.messages import headers_of
 
 WAIT = 30.0
 Headers = list[tuple[str, bytes]]
@@ -244,7 +245,7 @@ class Scene:
         for value in values:
             topic = self.topics.bulk if isinstance(value, ScoreBatch) else self.topics.requests
             raw = value if isinstance(value, bytes) or value is None else self.codec.encode(value)
-            self._producer.produce(topic, raw, key, headers=headers or [])
+            self._producer.produce(topic, raw, key, headers=[*(headers or [])])
         assert self._producer.flush(WAIT) == 0
 
     def send_bulk(self, value: bytes) -> None:
@@ -340,8 +341,7 @@ class Scene:
 
     def _reply(self, message: Message) -> None:
         reply = self.codec.decode(ScoreReply, message.value())
-        own = {name: bytes(value or b"") for name, value in message.headers() or []}
-        self.answers[reply.request_id].append(Answer(reply, message.partition() or 0, own))
+        self.answers[reply.request_id].append(Answer(reply, message.partition() or 0, dict(headers_of(message))))
 
     def _letter(self, message: Message) -> None:
         self.letters.append(self.codec.decode(DeadLetter, message.value()))

@@ -38,7 +38,8 @@ def test_batches_hold_whole_requests_in_order_and_no_more_rows_than_asked_for(
     pieces: list[tuple[int, int]], caps: list[int]
 ) -> None:
     queue = lane()
-    number, each = 0, {}
+    number = 0
+    each: dict[int, int] = {}
     for count, rows_each in pieces:
         own = range(number, number + count)
         each |= dict.fromkeys(own, rows_each)

@@ -1,4 +1,4 @@
-"""The ledger commits an output with the offset of its record or not at all, whatever finishes, fails or is lost when."""
+"""The ledger commits an output with its record's offset or not at all, whatever finishes, fails or is lost when."""
 
 from __future__ import annotations
 
