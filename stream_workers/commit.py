@@ -52,6 +52,9 @@ class Delivery(Protocol):
     def commit(self, epoch: Epoch) -> None:
         """Publish outputs and commit offsets. Raises `CommitFailedError` where no offset was committed."""
 
+    def under_way(self) -> float:
+        """For how many seconds the step that is under way has been; 0 where none is."""
+
 
 class ExactlyOnce:
     """Outputs and offsets in one transaction."""
@@ -63,21 +66,22 @@ class ExactlyOnce:
         self._consumer = consumer
         self._errands = errands
         self._timeout = timeout
-        retrying(producer.init_transactions, timeout)
+        self._step_began: float | None = None
+        self._step(producer.init_transactions)
 
     def commit(self, epoch: Epoch) -> None:
         """One transaction, tried again within the time-out where Kafka says it may be."""
         producer = self._producer
         try:
-            retrying(producer.begin_transaction, self._timeout)
+            self._step(lambda _: producer.begin_transaction())
             produce_all(producer, epoch.outputs)
             group = self._errands.ask(self._consumer.consumer_group_metadata, self._timeout)
             if epoch.abandoned:
                 # Its partitions were lost before the group was asked: a fresh membership must not commit for them.
                 raise AbandonedError
             offsets = offsets_of(epoch)
-            retrying(lambda: producer.send_offsets_to_transaction(offsets, group, self._timeout), self._timeout)
-            retrying(lambda: producer.commit_transaction(self._timeout), self._timeout)
+            self._step(lambda left: producer.send_offsets_to_transaction(offsets, group, left))
+            self._step(producer.commit_transaction)
         except KafkaException as error:
             cause: KafkaError = error.args[0]
             if cause.fatal():
@@ -90,10 +94,22 @@ class ExactlyOnce:
 
     def _abort(self, why: str) -> None:
         try:
-            retrying(lambda: self._producer.abort_transaction(self._timeout), self._timeout)
+            self._step(self._producer.abort_transaction)
         except KafkaException as second:
             raise WorkerFencedError(f"a transaction could not be aborted: {second.args[0].str()}") from second
         raise CommitFailedError(f"transaction aborted: {why}")
+
+    def under_way(self) -> float:
+        """See `Delivery`."""
+        began = self._step_began
+        return 0.0 if began is None else monotonic() - began
+
+    def _step(self, call: Callable[[float], Any]) -> None:
+        self._step_began = monotonic()
+        try:
+            retrying(call, self._timeout)
+        finally:
+            self._step_began = None
 
 
 class AtLeastOnce:
@@ -124,18 +140,23 @@ class AtLeastOnce:
         except TimeoutError:
             raise CommitFailedError("offsets were not committed: the poll loop did not answer") from None
 
+    def under_way(self) -> float:
+        """Each step keeps its time-out: nobody needs to know."""
+        return 0.0
+
 
 def offsets_of(epoch: Epoch) -> list[TopicPartition]:
     """The epoch's offsets as Kafka takes them."""
     return [TopicPartition(topic, number, offset) for (topic, number), offset in epoch.offsets.items()]
 
 
-def retrying(call: Callable[[], Any], timeout: float) -> None:
-    """Call until it works, fails for good, or the time is over. Kafka itself blocks within each try."""
+def retrying(call: Callable[[float], Any], timeout: float) -> None:
+    """Call, with the seconds left, until it works, fails for good, or the time is over. Kafka blocks within a try."""
     end = monotonic() + timeout
     while True:
         try:
-            call()
+            # A try that has hardly any time left would only hide why the one before failed.
+            call(max(1.0, end - monotonic()))
         except KafkaException as error:
             if not error.args[0].retriable() or monotonic() >= end:
                 raise
@@ -193,6 +214,10 @@ class Committer:
         while self._thread.is_alive():
             serve()
             self._thread.join(0.01)
+
+    def under_way(self) -> float:
+        """See `Delivery`."""
+        return self._delivery.under_way()
 
     def while_idle(self, call: Callable[[], None]) -> bool:
         """Make the call while nothing is being committed; False, and no call, where something is."""

@@ -26,6 +26,8 @@ LAG_SECONDS: Final = 5.0
 # A rebalance waits this long for what is in flight; the default max.poll.interval.ms is 300 s.
 DRAIN_SECONDS: Final = 30.0
 REWIND_SECONDS: Final = 10.0
+# Twice the transaction time-out: what a step was to commit has long been rolled back.
+HANG_SECONDS: Final = 20.0
 
 Take = Callable[[Sequence[Message]], None]
 
@@ -65,6 +67,7 @@ class Pipeline:
         self._paused: bool | None = False
         self._failure: BaseException | None = None
         self._lag_at = 0.0
+        self._answered: list[float] = []
         self._committer: Committer | None = None
 
     def committed(self, epoch: Epoch, seconds: float) -> None:
@@ -150,9 +153,32 @@ class Pipeline:
             if not isinstance(failure, CommitFailedError):
                 raise PipelineError(f"{self._name}: {failure}") from failure
             log.warning("%s: %s; reading again from the last commit", self._name, failure)
+        self._look_for_a_hang(committer)
         if self._ledger.halted:
             # A commit under way may still succeed, and what it commits must not be read again.
             committer.while_idle(self._begin_anew)
+
+    def _look_for_a_hang(self, committer: Committer) -> None:
+        """End where a step of a commit does not return although Kafka answers: a new process goes on.
+
+        librdkafka 2.16's send_offsets_to_transaction may miss that the group's coordinator is back, and then pays no
+        heed to its time-out (confluentinc/librdkafka, issues 5456 and 5511).
+        """
+        under_way, now = committer.under_way(), monotonic()
+        if under_way < HANG_SECONDS:
+            self._answered = []
+        elif not self._answered or now - self._answered[-1] >= 1.0:
+            try:
+                self._consumer.list_topics(self._topics[0], timeout=1.0)
+            except KafkaException:
+                self._answered = []
+                return
+            self._answered.append(now)
+            # A step that waited for Kafka's return gets a while to notice it.
+            if now - self._answered[0] > HANG_SECONDS / 2:
+                raise PipelineError(
+                    f"{self._name}: a commit has hung for {under_way:.0f} s; a new process has to go on"
+                )
 
     def _begin_anew(self) -> None:
         try:

@@ -90,34 +90,29 @@ class ReplySender:
         """Publish n replies to one topic; a partition below 0 leaves the choice to the key, so keys are needed then."""
         if not topic:
             return
-        targets = np.maximum(partitions, -1).tolist()
-        known = self._topics.partitions(topic, max(targets))
+        targets = np.maximum(partitions, -1)
+        highest = int(targets.max())
+        known = self._topics.partitions(topic, highest)
         if not known:
             self._undeliverable("UNKNOWN_TOPIC", topic, len(values))
             return
-        if min(targets) >= known:
-            self._undeliverable("UNKNOWN_PARTITION", topic, len(values))
-            return
-        if max(targets) >= known:
-            lost = sum(1 for target in targets if target >= known)
-            self._undeliverable("UNKNOWN_PARTITION", topic, lost)
+        if highest >= known:
+            self._undeliverable("UNKNOWN_PARTITION", topic, int((targets >= known).sum()))
         producer = self._producers[parity]
         keys = keys or [None] * len(values)
         if headers is not None:
-            for value, target, key, own in zip(values, targets, keys, headers, strict=True):
+            for value, target, key, own in zip(values, targets.tolist(), keys, headers, strict=True):
                 if target < known:
                     self._produce(producer, topic, value, key, target, own)
             producer.poll(0)
             return
-        if min(targets) == max(targets) >= 0:
-            self._produce_batch(producer, topic, targets[0], [{"value": value} for value in values])
-            return
-        batches: dict[int, list[dict[str, Any]]] = {}
-        for value, target, key in zip(values, targets, keys, strict=True):
-            if target < known:
-                batches.setdefault(target, []).append({"value": value} if target >= 0 else {"value": value, "key": key})
-        for target, messages in batches.items():
-            self._produce_batch(producer, topic, target, messages)
+        order = np.argsort(targets, kind="stable")
+        for where in np.split(order, np.flatnonzero(np.diff(targets[order])) + 1):
+            target = int(targets[where[0]])
+            if target < 0:
+                self._produce_batch(producer, topic, target, [{"value": values[i], "key": keys[i]} for i in where])
+            elif target < known:
+                self._produce_batch(producer, topic, target, [{"value": values[i]} for i in where.tolist()])
 
     def flush(self, parity: int, timeout: float) -> int:
         """Wait for the deliveries of one parity; returns how many are still under way."""

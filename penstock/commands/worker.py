@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import signal
 import socket
@@ -51,6 +52,9 @@ def worker(
             metrics = WorkerMetrics(registry, own_name)
             config = scoring_config(settings, own_name, delivery)
             store = ModelStore(settings.models.store)
+            # The hot path makes many short-lived dicts and no cycles, and each full collection walks all the libraries.
+            gc.freeze()
+            gc.set_threshold(100_000, 20, 100)
             ScoringWorker(config, settings.codec(), store, metrics, health).run(stop)
     except (
         ControlError, ModelError, OpsServerError, PipelineError, RegistryUnavailableError, WorkerStartError
