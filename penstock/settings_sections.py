@@ -64,8 +64,8 @@ class KafkaSettings(_Section):
     """Any librdkafka property, for producers only."""
     group_protocol: Literal["classic", "consumer"] = "classic"
     """How group members share partitions: "consumer" needs Apache Kafka 4; "classic" is cooperative-sticky."""
-    session_timeout_ms: int | None = Field(default=None, ge=1000)
-    """After how long a silent group member is given up (classic only); not set: librdkafka's 45 s."""
+    session_timeout_ms: int | None = Field(default=10_000, ge=1000)
+    """After how long a silent group member is given up. Classic only; with "consumer" the broker decides (its 45 s)."""
     topic_prefix: str = Field(default="", pattern=r"^[A-Za-z0-9._-]*$")
     """Put in front of every topic's name, so that several deployments can share a cluster."""
     schema_registry_url: str = ""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 from pathlib import Path
@@ -13,7 +14,7 @@ import pyarrow.parquet as pq
 import pytest
 from fault_evidence import pending
 from fault_fleet import Fleet, until
-from fault_models import fill_slow, slowly
+from fault_models import Floats, fill_slow, slowly
 from fault_run import RECOVERY_SECONDS, Report, comes_back, strike, surprises
 
 from penstock.brokers import ApacheKafka
@@ -24,9 +25,9 @@ pytestmark = [pytest.mark.kafka, pytest.mark.apache, pytest.mark.faults, pytest.
 ROWS_A_ROUND = 100_000
 
 
-def write(path: Path, rows: int) -> np.ndarray[tuple[int, int], np.dtype[np.float32]]:
+def write(path: Path, rows: int) -> Floats:
     """A file of rows with an id and three features, a NaN in every 1000th of them, which cannot be scored."""
-    x = np.random.default_rng(5).integers(-20, 20, (rows, 3)).astype(np.float32) / 2
+    x: Floats = (np.random.default_rng(5).integers(-20, 20, (rows, 3)) / 2).astype(np.float32)
     x[::1000, 1] = np.nan
     columns = {name: x[:, at] for at, name in enumerate("abc")}
     pq.write_table(pa.table({"id": np.arange(rows), **columns}), path, row_group_size=20_000)
@@ -85,4 +86,5 @@ def test_bulk_scoring_under_kills_writes_the_file_of_an_undisturbed_run(
     bad = np.isnan(x).any(axis=1)
     assert (~result["error"].is_null().to_numpy() == bad).all()
     assert np.array_equal(np.array(result["y"].filter(pa.array(~bad)).to_pylist()).ravel(), slowly(x[~bad]).ravel())
-    report(rows=len(x), last_run=client.log.read_text().splitlines()[-1])
+    said = client.log.read_text()
+    report(**json.loads(said[said.rindex("{") :]))

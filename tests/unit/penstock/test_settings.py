@@ -165,7 +165,7 @@ def test_a_broker_somebody_named_is_not_exchanged_for_the_stacks(tmp_path: Path)
     environ = {"PENSTOCK_STACK__STATE": str(tmp_path), "PENSTOCK_KAFKA__BOOTSTRAP_SERVERS": "far:9092"}
     settings = load(environ=environ)
     assert settings.kafka.bootstrap_servers == "far:9092"
-    assert settings.kafka.session_timeout_ms is None
+    assert settings.kafka.session_timeout_ms == 10_000
 
 
 @pytest.mark.parametrize(
