@@ -262,6 +262,8 @@ class ApacheKafka(LocalBroker):
             # Few partitions of internal topics: the first group and the first transaction do not wait for 50 files.
             "offsets.topic.num.partitions": 8,
             "transaction.state.log.num.partitions": 4,
+            # A killed worker's transaction holds up the next owner of its partitions; the default looks every 10 s.
+            "transaction.abort.timed.out.transaction.cleanup.interval.ms": 1000,
             "group.initial.rebalance.delay.ms": 0,
             "group.consumer.heartbeat.interval.ms": 500,
             "group.consumer.min.heartbeat.interval.ms": 500,

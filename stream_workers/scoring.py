@@ -119,7 +119,8 @@ class ScoringWorker:
             on_ready=self._release,
         )
         # A handle of its own that nobody polls: a call on a polled one waits for the poll.
-        asking = {"allow.auto.create.topics": False, "logger": _kafka_log}
+        # Its log lines would pile up, since only a poll hands them on; the other clients say the same.
+        asking = {"allow.auto.create.topics": False, "log_level": 0}
         self._asker = Consumer(dict(config.consumer(f"{config.group}-topics", **asking)))
         self._reply_topics = ReplyTopics(partial(_partitions, self._asker))
         self._intakes: list[RequestIntake | BulkIntake] = []
