@@ -101,8 +101,7 @@ class Ledger:
             self._in_flight -= records
             if epoch.pending < 0:
                 raise LedgerError(f"epoch {epoch.number}: {-epoch.pending} records finished twice")
-            if epoch.pending == 0:
-                self._changed.notify_all()
+            self._changed.notify_all()
 
     def close(self) -> Epoch | None:
         """End the open epoch and begin the next; None where the open one holds nothing, or all is forgotten."""
@@ -123,6 +122,12 @@ class Ledger:
         """The epoch is durable."""
         with self._changed:
             self._live.discard(epoch)
+            self._changed.notify_all()
+
+    def await_change(self, timeout: float) -> None:
+        """Wait until something was finished or committed, at most `timeout` seconds."""
+        with self._changed:
+            self._changed.wait(timeout)
 
     def halt(self) -> None:
         """Forget every epoch, and commit nothing until `resume`: what was in flight has to be read again.

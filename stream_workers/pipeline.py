@@ -21,6 +21,9 @@ from stream_workers.ops import Health, WorkerMetrics
 
 log = logging.getLogger(__name__)
 
+# Full for longer than this, the partitions are paused, so that polls and with them rebalances go on.
+PAUSE_SECONDS: Final = 3.0
+FULL_WAIT_SECONDS: Final = 0.02
 POLL_SECONDS: Final = 0.05
 LAG_SECONDS: Final = 5.0
 # A rebalance waits this long for what is in flight; the default max.poll.interval.ms is 300 s.
@@ -65,6 +68,7 @@ class Pipeline:
         self._health = health
         self._metrics = metrics
         self._paused: bool | None = False
+        self._full_since: float | None = None
         self._failure: BaseException | None = None
         self._lag_at = 0.0
         self._answered: list[float] = []
@@ -92,12 +96,15 @@ class Pipeline:
             while not stop.is_set():
                 self._errands.run()
                 self._recover(committer)
+                self._health.beat(self._name)
+                if self._full():
+                    self._ledger.await_change(FULL_WAIT_SECONDS)
+                    continue
                 self._breathe()
                 messages = self._poll()
                 # A rebalance within the poll may have halted the ledger: these are read again with the others.
                 if messages and not self._ledger.halted:
                     self._take(messages)
-                self._health.beat(self._name)
                 self._tell_lag()
             if not committer.drain(DRAIN_SECONDS, self._errands.run):
                 log.warning("%s: what was in flight is left to be done again", self._name)
@@ -133,9 +140,19 @@ class Pipeline:
             raise PipelineError(f"{self._name}: the consumer cannot go on: {error.str()}")
         log.warning("%s: %s", self._name, error.str())
 
+    def _full(self) -> bool:
+        """Whether too much is under way to poll at all. Room comes soon; a pause would throw away what is fetched."""
+        if self._ledger.halted or not self._held_back():
+            self._full_since = None
+            return False
+        now = monotonic()
+        if self._full_since is None:
+            self._full_since = now
+        return now - self._full_since < PAUSE_SECONDS
+
     def _breathe(self) -> None:
-        """Pause while too much is under way; go on polling, which keeps the membership."""
-        held_back = self._held_back() or self._ledger.halted
+        """Pause while too much is under way for long; go on polling, which keeps the membership."""
+        held_back = self._full_since is not None or self._ledger.halted
         if held_back == self._paused:
             return
         assigned = self._consumer.assignment()
