@@ -50,9 +50,9 @@ _kafka_log = logging.getLogger("librdkafka")
 # A dead worker's transaction holds up read_committed consumers for this long, unless it comes back under its name.
 TRANSACTION_TIMEOUT_MS: Final = 10_000
 # How long a fetch may wait for a first record. Kafka answers as soon as there is one; the embedded broker looks twice
-# within this time, and each look costs it the more the more batches it holds: at 10 ms it has no time left for others.
-REQUEST_WAIT_MS: Final = 40
-BULK_WAIT_MS: Final = 200
+# within this time, and each look costs it the more the more batches it holds: at 40 ms it has no time left for others.
+REQUEST_WAIT_MS: Final = 100
+BULK_WAIT_MS: Final = 500
 ASK_SECONDS: Final = 5.0
 # How long the worker waits for Kafka and its topics before it says what is missing and ends.
 START_SECONDS: Final = 10.0
