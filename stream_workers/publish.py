@@ -10,10 +10,10 @@ import numpy as np
 
 from models.errors import InferenceError
 from models.loading import LoadedModel
-from schemas.batch_codec import ReplyEncoder
 from schemas.codec import Codec
 from schemas.codes import Code
 from schemas.records import BatchSummary
+from schemas.reply_codec import ReplyEncoder
 from schemas.tensors import Array
 from schemas.topics import MAX_MESSAGE_BYTES, Topics
 from stream_workers.device import Run

@@ -11,10 +11,10 @@ import numpy as np
 from penstock.bench.bed import Bed
 from penstock.bench.feed import read_new
 from penstock.bench.workload import POOL, Workload, is_right, number_of
-from schemas.batch_codec import varint
 from schemas.codec import Codec
 from schemas.codes import INDEX, Code
 from schemas.records import PredictionBatch, ScoreReply
+from schemas.reply_codec import varint
 from schemas.tensors import unpack_strings
 
 # One reply in so many is decoded and compared with the model's answer in this process.

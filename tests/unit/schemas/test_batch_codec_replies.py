@@ -10,10 +10,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
-from schemas.batch_codec import ReplyEncoder, varint
 from schemas.codec import Codec
 from schemas.codes import Code
 from schemas.records import ScoreReply
+from schemas.reply_codec import ReplyEncoder, varint
 from schemas.tensors import DATATYPES, to_tensor
 
 CODEC = Codec()
