@@ -46,8 +46,8 @@ class Plan:
 
     start: date
     days: int
-    rate: float | None = 500.0
-    in_flight: int = 500
+    rate: float | None = 2000.0
+    in_flight: int = 2000
 
     @property
     def last(self) -> date:

@@ -26,6 +26,11 @@ from producers.publisher import create_topics
 
 EMBEDDED: Final = "embedded"
 KAFKA: Final = "kafka"
+# What others need to know of the settings to be clients of the stack's broker.
+_ANNOUNCED: Final = (
+    *("bootstrap_servers", "group_protocol", "session_timeout_ms", "topic_prefix", "partitions"),
+    *("consumer_properties", "producer_properties"),
+)
 
 
 class StackError(RuntimeError):
@@ -117,8 +122,17 @@ class LocalStack:
 
     def _run_broker(self, broker: LocalBroker) -> None:
         self._say(f"starting {broker.name}")
-        unset = {"group_protocol", "session_timeout_ms"} - self.settings.kafka.model_fields_set
-        chosen = {key: getattr(broker, key) for key in unset}
+        kafka = self.settings.kafka
+        chosen: dict[str, Any] = {
+            "group_protocol": broker.group_protocol,
+            "session_timeout_ms": broker.session_timeout_ms,
+        }
+        if broker.partitions is not None:
+            # A worker without a partition would have nothing to do.
+            chosen["partitions"] = max(broker.partitions, self.workers)
+        chosen = {key: value for key, value in chosen.items() if key not in kafka.model_fields_set}
+        chosen["consumer_properties"] = {**broker.consumer_properties, **kafka.consumer_properties}
+        chosen["producer_properties"] = {**broker.producer_properties, **kafka.producer_properties}
         self._change("kafka", bootstrap_servers=broker.address, **chosen)
         # A broker that forgets is given its topics again each time it starts.
         self._supervisor.start(_BrokerService(broker, self._create_topics))
@@ -193,12 +207,11 @@ class LocalStack:
         self._announce()
 
     def _announce(self) -> None:
-        chosen = ("bootstrap_servers", "group_protocol", "session_timeout_ms", "topic_prefix", "partitions")
         stack = RunningStack(
             pid=os.getpid(),
             started=started_at(os.getpid()) or 0,
             broker=self.broker,
-            kafka={key: getattr(self.settings.kafka, key) for key in chosen},
+            kafka={key: getattr(self.settings.kafka, key) for key in _ANNOUNCED},
             warehouse_port=self.settings.http.warehouse_port if self.ingest else 0,
             addresses=self.addresses,
             processes=self.processes,

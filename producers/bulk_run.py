@@ -38,7 +38,7 @@ PART_ROWS: Final = 65_536
 PART_SECONDS: Final = 5.0
 RETRY_SECONDS: Final = 1.0
 POLL_SECONDS: Final = 0.05
-RECEIVING: Final[Config] = {"fetch.wait.max.ms": 10, "queued.max.messages.kbytes": 16_384}
+RECEIVING: Final[Config] = {"queued.max.messages.kbytes": 16_384}
 SENDING: Final[Config] = {"message.timeout.ms": 60_000}
 # Codes of a whole batch that every other batch would meet as well.
 _STOPS: Final = (Code.INVALID_ARGUMENT, Code.UNKNOWN_MODEL, Code.MALFORMED)

@@ -14,8 +14,8 @@ from producers.errors import BrokerUnavailableError
 from producers.kafka import Config, client_config, partitions_of, topics_at, unreachable
 
 DEFAULTS: Final[Config] = {
-    # A broker should answer a fetch as soon as a record is there; the embedded one looks only every half of this.
-    "fetch.wait.max.ms": 2,
+    # Kafka answers a fetch as soon as there is a record; this is how often it is asked while there is none.
+    "fetch.wait.max.ms": 100,
     "fetch.error.backoff.ms": 20,
     "reconnect.backoff.max.ms": 1000,
     "socket.nagle.disable": True,

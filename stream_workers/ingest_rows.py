@@ -134,7 +134,7 @@ def _predictions(records: Sequence[Any]) -> tuple[dict[str, Any], Array]:
         "scored_at": _times(_spread([batch.scored_at for batch in batches], rows)),
         "code": pa.DictionaryArray.from_arrays(pa.array(fixed["codes"].astype(np.int16)), _CODE_NAMES),
         "message": _strings([batch.messages for batch in batches]),
-        "score": pa.array(fixed["scores"]),
+        "score": pa.array(fixed["scores"], mask=np.isnan(fixed["scores"])),
         "features": numbers,
         "categories": categories,
         "outputs": outputs,

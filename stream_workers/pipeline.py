@@ -10,7 +10,7 @@ import logging
 import threading
 from collections.abc import Callable, Sequence
 from time import monotonic
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 from confluent_kafka import Consumer, KafkaError, KafkaException, Message, TopicPartition
 
@@ -37,6 +37,27 @@ Take = Callable[[Sequence[Message]], None]
 
 class PipelineError(RuntimeError):
     """The consumer cannot go on; the process ends and is started again."""
+
+
+class Room:
+    """What a poll loop does while too much is under way; pure, with the clock passed in.
+
+    Room comes back soon as a rule, so it waits: a pause would throw away what librdkafka has fetched already. Only
+    where the room does not come are the partitions paused, because polls, and with them rebalances, must go on.
+    """
+
+    def __init__(self, patience: float = PAUSE_SECONDS) -> None:
+        self._patience = patience
+        self._full_since: float | None = None
+
+    def look(self, full: bool, now: float) -> Literal["take", "wait", "pause"]:
+        """What to do at `now` (seconds of a steady clock)."""
+        if not full:
+            self._full_since = None
+            return "take"
+        if self._full_since is None:
+            self._full_since = now
+        return "wait" if now - self._full_since < self._patience else "pause"
 
 
 class Pipeline:
@@ -68,7 +89,7 @@ class Pipeline:
         self._health = health
         self._metrics = metrics
         self._paused: bool | None = False
-        self._full_since: float | None = None
+        self._room = Room()
         self._failure: BaseException | None = None
         self._lag_at = 0.0
         self._answered: list[float] = []
@@ -97,10 +118,12 @@ class Pipeline:
                 self._errands.run()
                 self._recover(committer)
                 self._health.beat(self._name)
-                if self._full():
+                halted = self._ledger.halted
+                turn = self._room.look(not halted and self._held_back(), monotonic())
+                if turn == "wait":
                     self._ledger.await_change(FULL_WAIT_SECONDS)
                     continue
-                self._breathe()
+                self._breathe(turn == "pause" or halted)
                 messages = self._poll()
                 # A rebalance within the poll may have halted the ledger: these are read again with the others.
                 if messages and not self._ledger.halted:
@@ -140,19 +163,8 @@ class Pipeline:
             raise PipelineError(f"{self._name}: the consumer cannot go on: {error.str()}")
         log.warning("%s: %s", self._name, error.str())
 
-    def _full(self) -> bool:
-        """Whether too much is under way to poll at all. Room comes soon; a pause would throw away what is fetched."""
-        if self._ledger.halted or not self._held_back():
-            self._full_since = None
-            return False
-        now = monotonic()
-        if self._full_since is None:
-            self._full_since = now
-        return now - self._full_since < PAUSE_SECONDS
-
-    def _breathe(self) -> None:
-        """Pause while too much is under way for long; go on polling, which keeps the membership."""
-        held_back = self._full_since is not None or self._ledger.halted
+    def _breathe(self, held_back: bool) -> None:
+        """Pause or resume all partitions, where they are not so already; polls go on, which keeps the membership."""
         if held_back == self._paused:
             return
         assigned = self._consumer.assignment()

@@ -49,8 +49,7 @@ _kafka_log = logging.getLogger("librdkafka")
 
 # A dead worker's transaction holds up read_committed consumers for this long, unless it comes back under its name.
 TRANSACTION_TIMEOUT_MS: Final = 10_000
-# How long a fetch may wait for a first record. Kafka answers as soon as there is one; the embedded broker looks twice
-# within this time, and each look costs it the more the more batches it holds: at 40 ms it has no time left for others.
+# How long a fetch may wait for a first record; Kafka answers as soon as there is one.
 REQUEST_WAIT_MS: Final = 100
 BULK_WAIT_MS: Final = 500
 ASK_SECONDS: Final = 5.0

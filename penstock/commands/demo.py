@@ -30,7 +30,7 @@ def demo(
         datetime, typer.Option("--from", formats=["%Y-%m-%d"], help="First day of departure in 2013, New York time.")
     ] = datetime(2013, 4, 1),  # noqa: DTZ001 - typer reads the default; it is a day, not an instant
     days: Annotated[int, typer.Option(min=1, help="How many days; 275 from April on is the rest of the year.")] = 30,
-    rate: Annotated[str, typer.Option(help="Requests a second, or max: as fast as the answers come.")] = "500",
+    rate: Annotated[str, typer.Option(help="Requests a second, or max: as fast as the answers come.")] = "2000",
     workers: Annotated[int | None, typer.Option(min=1, max=256, help="Scoring workers.")] = None,
     broker: Annotated[
         str | None, typer.Option(help="embedded, kafka (a local Apache Kafka: java and mvn), or HOST:PORT of one.")

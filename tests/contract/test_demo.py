@@ -10,6 +10,7 @@ import sys
 import threading
 import urllib.request
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import date, timedelta
 from pathlib import Path
@@ -185,15 +186,21 @@ def test_a_plan_ends_with_the_year() -> None:
     assert Plan(date(2013, 4, 1), 30).last == date(2013, 4, 1) + timedelta(days=29)
 
 
-def demo_command(*arguments: str, cwd: Path) -> subprocess.Popen[str]:
-    return subprocess.Popen(
+@contextmanager
+def demo_command(*arguments: str, cwd: Path) -> Iterator[subprocess.Popen[str]]:
+    """The command; a test that fails does not wait for it to end by itself."""
+    with subprocess.Popen(
         [sys.executable, "-m", "penstock", "demo", *arguments],
         cwd=cwd,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
         env={**os.environ, "PENSTOCK_HTTP__WAREHOUSE_PORT": "0"},
-    )
+    ) as process:
+        try:
+            yield process
+        finally:
+            process.kill()
 
 
 def test_the_command_prints_one_json_document_and_leaves_nothing_running(tmp_path: Path) -> None:

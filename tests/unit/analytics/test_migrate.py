@@ -53,10 +53,35 @@ def test_a_run_that_broke_off_within_a_file_is_finished_by_the_next() -> None:
 def test_every_statement_can_be_run_again(migration: Migration) -> None:
     again = re.compile(
         r"CREATE (TABLE|MATERIALIZED VIEW|VIEW) IF NOT EXISTS|CREATE OR REPLACE VIEW|DROP (TABLE|VIEW) IF EXISTS"
-        r"|ALTER TABLE \w+ (ADD (COLUMN|INDEX|PROJECTION) IF NOT EXISTS|MODIFY)"
+        r"|ALTER TABLE \w+ (ADD (COLUMN|INDEX|PROJECTION) IF NOT EXISTS|DROP PROJECTION IF EXISTS|MODIFY"
+        r"|MATERIALIZE PROJECTION|UPDATE \w+ = NULL WHERE)"
     )
     for statement in migration.statements():
         assert again.match(" ".join(statement.split())), statement[:80]
+
+
+def test_scores_that_were_nan_become_null_and_the_roll_up_stays_what_it_was() -> None:
+    columns = ("request_id", "model", "code", "score", "sent_at", "scored_at", "log_time")
+    # Late enough never to be past its time to live.
+    values = "'m', 'OK', {}, '2090-01-01 00:00:00', '2090-01-01 00:00:01', '2090-01-01 00:00:01'"
+    rolled_up = "SELECT rows, scores, score_sum, score_sum_squares FROM predictions_per_minute"
+    with fresh_warehouse() as warehouse:
+        migrate(warehouse, migrations()[:2])
+        for request, score in (("a", "0.5"), ("b", "nan"), ("c", "0.25")):
+            row = f"('{request}', {values.format(score)})"
+            warehouse.command(f"INSERT INTO predictions ({', '.join(columns)}) VALUES {row}")  # noqa: S608
+        before = warehouse.query(rolled_up).rows
+        migrate(warehouse)
+        assert warehouse.query("SELECT request_id, score FROM predictions ORDER BY request_id").rows == (
+            ("a", 0.5),
+            ("b", None),
+            ("c", 0.25),
+        )
+        assert warehouse.query("SELECT avg(score) FROM predictions").scalar() == 0.375
+        assert warehouse.query(rolled_up).rows == before == ((3, 2, 0.75, 0.3125),)
+        assert warehouse.query("SELECT count(), avg(score) FROM labelled_predictions").rows == ((0, None),)
+        plan = warehouse.query(f"EXPLAIN projections = 1 {rolled_up}").rows
+        assert any("per_minute" in line for (line,) in plan)
 
 
 def test_every_table_that_ingest_fills_drops_a_repeated_block(warehouse: Warehouse) -> None:

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import json
-import threading
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from typing import Any
 
 import pytest
 from arbitrary_records import of
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from registry_server import Registry, running_registry
 
 from schemas.codec import Codec, DecodeError, schema_json
 from schemas.framing import ConfluentFraming, RegistryUnavailableError
@@ -21,73 +19,10 @@ from schemas.records import RECORDS, Outcome, Record, ScoreRequest
 schema_registry = pytest.importorskip("confluent_kafka.schema_registry")
 
 
-class Registry(ThreadingHTTPServer):
-    """Subjects and schemas in memory. `refuse`: the status to answer everything with, or 0."""
-
-    daemon_threads = True
-
-    def __init__(self) -> None:
-        super().__init__(("127.0.0.1", 0), Handler)
-        self.schemas: list[dict[str, Any]] = []
-        self.subjects: dict[str, int] = {}
-        self.asked: list[str] = []
-        self.refuse = 0
-
-    @property
-    def url(self) -> str:
-        return f"http://127.0.0.1:{self.server_port}"
-
-    def add(self, schema: dict[str, Any]) -> int:
-        """The id of a schema, the same for the same text."""
-        if schema not in self.schemas:
-            self.schemas.append(schema)
-        return self.schemas.index(schema) + 1
-
-
-class Handler(BaseHTTPRequestHandler):
-    """POST /subjects/NAME/versions and GET /schemas/ids/N, as Confluent documents them."""
-
-    server: Registry
-
-    def do_POST(self) -> None:
-        body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-        kind, subject, versions = self.path.partition("?")[0].strip("/").split("/")
-        if (kind, versions) != ("subjects", "versions"):
-            self.answer(404, {"error_code": 404, "message": "HTTP 404 Not Found"})
-            return
-        self.server.subjects[subject] = number = self.server.add({"schema": body["schema"]})
-        self.answer(200, {"id": number})
-
-    def do_GET(self) -> None:
-        number = int(self.path.partition("?")[0].removeprefix("/schemas/ids/"))
-        if 0 < number <= len(self.server.schemas):
-            self.answer(200, self.server.schemas[number - 1])
-        else:
-            self.answer(404, {"error_code": 40403, "message": f"Schema {number} not found"})
-
-    def answer(self, status: int, body: dict[str, Any]) -> None:
-        self.server.asked.append(f"{self.command} {self.path}")
-        if self.server.refuse:
-            status, body = self.server.refuse, {"error_code": self.server.refuse * 100 + 1, "message": "no"}
-        raw = json.dumps(body).encode()
-        self.send_response(status)
-        self.send_header("Content-Type", "application/vnd.schemaregistry.v1+json")
-        self.send_header("Content-Length", str(len(raw)))
-        self.end_headers()
-        self.wfile.write(raw)
-
-    def log_message(self, format: str, *args: object) -> None:  # noqa: A002 - the base class's name
-        """Keep stderr for what matters."""
-
-
 @pytest.fixture(scope="module")
 def running() -> Iterator[Registry]:
-    with Registry() as server:
-        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
-        thread.start()
+    with running_registry() as server:
         yield server
-        server.shutdown()
-        thread.join()
 
 
 @pytest.fixture
