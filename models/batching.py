@@ -29,13 +29,18 @@ _HEADROOM: Final = 1.2
 
 @dataclass(frozen=True, slots=True)
 class BatchLimits:
-    """The limits of one lane's batches. Seconds and rows. Raises ValueError naming the limit that makes no sense."""
+    """The limits of one lane's batches. Seconds and rows. Raises ValueError naming the limit that makes no sense.
+
+    `max_run`: batches are kept to what runs in this time, as far as it is known: beyond it larger ones make everybody
+    wait longer and hardly cost less a row. None leaves `max_rows` alone to decide.
+    """
 
     max_rows: int = 1024
     max_wait: float = 0.005
     p99_target: float | None = None
     buckets: tuple[int, ...] = ()
     max_in_flight: int = 2
+    max_run: float | None = None
 
     def __post_init__(self) -> None:
         if self.max_rows < 1:
@@ -44,10 +49,16 @@ class BatchLimits:
             raise ValueError(f"max_wait must be 0 seconds or more, got {self.max_wait}")
         if self.p99_target is not None and not (0 < self.p99_target < math.inf):
             raise ValueError(f"p99_target must be more than 0 seconds, got {self.p99_target}")
+        if self.max_run is not None and not (0 < self.max_run < math.inf):
+            raise ValueError(f"max_run must be more than 0 seconds, got {self.max_run}")
         if self.max_in_flight < 1:
             raise ValueError(f"max_in_flight must be at least 1, got {self.max_in_flight}")
         if any(low >= high for low, high in zip((0, *self.buckets), self.buckets, strict=False)):
             raise ValueError(f"buckets must be positive and ascending, got {list(self.buckets)}")
+
+
+# Of a model about which nothing was said: thousands of rows of a small one, few of a heavy one.
+DEFAULT_LIMITS: Final = BatchLimits(max_rows=4096, max_run=0.02)
 
 
 class ServiceTime:
@@ -179,12 +190,16 @@ class BatchPolicy:
 
         With a `p99_target`: a request waits for at most one running batch and then for its own, so both must fit into
         it. Where a cap that small could not keep up with the arrivals, the queue would grow and the target be missed
-        by far, so the smallest cap that keeps up is used instead.
+        by far, so the smallest cap that keeps up is used instead. `max_run` gives way
+        only to a batch's fixed cost, of which no more than a fifth of the time may be made.
         """
         rows = self.limits.max_rows
-        target = self.limits.p99_target
-        if target is not None and self.service.known:
-            rows = min(rows, max(self._rows_within(target / 2), self._rows_that_keep_up(), 1))
+        if self.service.known:
+            target, longest = self.limits.p99_target, self.limits.max_run
+            if target is not None:
+                rows = min(rows, max(self._rows_within(target / 2), self._rows_that_keep_up(), 1))
+            if longest is not None:
+                rows = min(rows, max(self._rows_within(max(longest, 5 * self.service.intercept)), 1))
         buckets = self.limits.buckets
         return buckets[max(bisect_right(buckets, rows) - 1, 0)] if buckets else rows
 

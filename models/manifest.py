@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any, Final
 
-from models.batching import BatchLimits
+from models.batching import DEFAULT_LIMITS, BatchLimits
 from models.errors import ArtifactError, ManifestError, shown
 from models.fields import Fields
 from models.signature import Signature
@@ -75,7 +75,7 @@ class Manifest:
     files: tuple[FileEntry, ...]
     entrypoint: str
     signature: Signature
-    batching: BatchLimits = field(default_factory=BatchLimits)
+    batching: BatchLimits = DEFAULT_LIMITS
     metrics: Mapping[str, Any] = field(default_factory=dict)
     profile: Mapping[str, Any] = field(default_factory=dict)
     lineage: Mapping[str, Any] = field(default_factory=dict)
@@ -120,7 +120,7 @@ class Manifest:
             tuple(files),
             reader.text("entrypoint"),
             Signature.from_json(reader.raw("signature")),
-            _read_limits(Fields(reader.raw("batching", {}), "batching")),
+            _read_limits(reader.raw("batching", None)),
             reader.mapping("metrics", {}),
             reader.mapping("profile", {}),
             reader.mapping("lineage", {}),
@@ -149,8 +149,10 @@ class Manifest:
         path.write_text(text + "\n", "utf-8")
 
 
-def _read_limits(reader: Fields) -> BatchLimits:
-    default = BatchLimits()
+def _read_limits(value: object) -> BatchLimits:
+    if value is None:
+        return DEFAULT_LIMITS
+    reader, default = Fields(value, "batching"), BatchLimits()
     try:
         limits = BatchLimits(
             max_rows=reader.integer("max_rows", default.max_rows),
@@ -158,6 +160,7 @@ def _read_limits(reader: Fields) -> BatchLimits:
             p99_target=None if reader.raw("p99_target", None) is None else reader.number("p99_target"),
             buckets=reader.integers("buckets", default.buckets),
             max_in_flight=reader.integer("max_in_flight", default.max_in_flight),
+            max_run=None if reader.raw("max_run", None) is None else reader.number("max_run"),
         )
     except ManifestError:
         raise

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final
 
-from models.batching import BatchLimits
+from models.batching import DEFAULT_LIMITS, BatchLimits
 from models.errors import ArtifactError, ManifestError, UnknownModelError, shown
 from models.manifest import MANIFEST, FileEntry, Manifest, check_name, digest_of, is_name
 from models.signature import Signature
@@ -115,7 +115,7 @@ class ModelStore:
                 tuple(FileEntry.of(staging, part) for part in parts),
                 source.name,
                 signature or declared,
-                batching or BatchLimits(),
+                batching or DEFAULT_LIMITS,
                 dict(metrics or {}),
                 dict(profile or {}),
                 dict(lineage or {}),

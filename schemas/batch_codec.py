@@ -15,6 +15,7 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
+from schemas.byte_columns import BytesColumn
 from schemas.codec import Codec, DecodeError
 from schemas.records import FeatureValue, ScoreRequest, Tensor
 from schemas.tensors import BYTES, DATATYPES, Array
@@ -44,8 +45,8 @@ class RequestGroup:
     version: str
     experiment: str
     reply_topic: str
-    request_ids: list[bytes]
-    user_ids: list[bytes]
+    request_ids: BytesColumn
+    user_ids: BytesColumn
     sent_at: Ints
     deadlines: Ints
     reply_partitions: Ints
@@ -97,8 +98,8 @@ def _group(members: list[tuple[int, ScoreRequest]]) -> RequestGroup:
         version=first.version,
         experiment=first.experiment,
         reply_topic=first.reply_topic,
-        request_ids=[one.request_id.encode() for one in ones],
-        user_ids=[one.user_id.encode() for one in ones],
+        request_ids=BytesColumn.of(one.request_id.encode() for one in ones),
+        user_ids=BytesColumn.of(one.user_id.encode() for one in ones),
         sent_at=np.array([one.sent_at for one in ones], np.int64),
         deadlines=np.array([one.deadline for one in ones], np.int64),
         reply_partitions=np.array([one.reply_partition for one in ones], np.int64),
@@ -178,10 +179,9 @@ class _Cursor:
         self.at = start + length
         return start, self.at
 
-    def texts(self, span: tuple[Ints, Ints], rows: Ints) -> list[bytes]:
+    def texts(self, span: tuple[Ints, Ints], rows: Ints) -> BytesColumn:
         """The bytes of a span for some of the records."""
-        data = self.data
-        return [data[a:b] for a, b in zip(span[0][rows].tolist(), span[1][rows].tolist(), strict=True)]
+        return BytesColumn.cut(self.data, span[0][rows], span[1][rows])
 
 
 def _decode_fast(header: bytes, values: Sequence[bytes | None]) -> tuple[list[RequestGroup], list[int]]:
@@ -232,7 +232,7 @@ def _decode_fast(header: bytes, values: Sequence[bytes | None]) -> tuple[list[Re
                     ("reply_topic", reply_topic),
                 )
             }
-            if not _is_text(ids) or not _is_text(users) or not _is_text([*words.values()]):
+            if not (ids.is_text() and users.is_text() and BytesColumn.of(words.values()).is_text()):
                 rest.extend(picked.tolist())
                 continue
             chosen = matrix if len(picked) == len(matrix) else matrix[members]
@@ -253,15 +253,6 @@ def _decode_fast(header: bytes, values: Sequence[bytes | None]) -> tuple[list[Re
             )
     rest.extend(left.tolist())
     return groups, sorted(rest)
-
-
-def _is_text(raws: list[bytes]) -> bool:
-    """Whether all are UTF-8. Joined by NUL, so that no two halves of a character meet."""
-    try:
-        b"\0".join(raws).decode()
-    except UnicodeDecodeError:
-        return False
-    return True
 
 
 def _same_words(cursor: _Cursor, rows: Ints, spans: Sequence[tuple[Ints, Ints]]) -> list[Ints]:

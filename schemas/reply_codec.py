@@ -6,10 +6,11 @@ fastavro is the reference: a property test holds both equal byte for byte.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 
+from schemas.byte_columns import BytesColumn, Octets, as_column
 from schemas.codec import Codec
 from schemas.codes import INDEX, Code
 from schemas.records import ScoreReply
@@ -53,7 +54,7 @@ class ReplyEncoder:
         variant: str,
         received_at: int,
         replied_at: int,
-    ) -> list[bytes]:
+    ) -> BytesColumn:
         """OK replies of n requests; each output is [n * rows_each, ...], request i owns its rows in order."""
         front = varint(INDEX[Code.OK]) + _text("") + _text(model) + _text(version) + _text(variant)
         front += varint(received_at) + varint(replied_at)
@@ -71,9 +72,10 @@ class ReplyEncoder:
             pieces.append((front, memoryview(wide.tobytes()), len(sample.data)))
             front = b""
         back = front + b"\0\0"  # end of the outputs, no row errors
-        if len(set(map(len, request_ids))) == 1:
-            return self._encode_alike(request_ids, pieces, back)
-        return [
+        alike = as_column(request_ids).matrix()
+        if alike is not None:
+            return self._encode_alike(alike, pieces, back)
+        return BytesColumn.of(
             b"".join(
                 [
                     self._front(own),
@@ -82,15 +84,15 @@ class ReplyEncoder:
                 ]
             )
             for i, own in enumerate(request_ids)
-        ]
+        )
 
     def _encode_alike(
-        self, request_ids: Sequence[bytes], pieces: Sequence[tuple[bytes, memoryview, int]], back: bytes
-    ) -> list[bytes]:
-        """Replies of one length, for ids of one length: a matrix, of which only ids and data differ by row."""
-        count = len(request_ids)
-        line = bytearray(self._front(request_ids[0]))
-        fields = [(len(line) - len(request_ids[0]), len(line), memoryview(b"".join(request_ids)))]
+        self, request_ids: Octets, pieces: Sequence[tuple[bytes, memoryview, int]], back: bytes
+    ) -> BytesColumn:
+        """Replies of one length, for ids [n, width] of one length: a matrix whose rows differ in ids and data only."""
+        count, wide = request_ids.shape
+        line = bytearray(self._front(bytes(wide)))
+        fields: list[tuple[int, int, Any]] = [(len(line) - wide, len(line), request_ids)]
         for middle, data, width in pieces:
             line += middle
             fields.append((len(line), len(line) + width, data))
@@ -100,8 +102,7 @@ class ReplyEncoder:
         matrix[:] = np.frombuffer(line, np.uint8)
         for begin, end, data in fields:
             matrix[:, begin:end] = np.frombuffer(data, np.uint8).reshape(count, end - begin)
-        joined, width = matrix.tobytes(), len(line)
-        return [joined[at : at + width] for at in range(0, len(joined), width)]
+        return BytesColumn.uniform(matrix.tobytes(), count)
 
     def encode_error(
         self,
@@ -114,13 +115,13 @@ class ReplyEncoder:
         variant: str,
         received_at: int,
         replied_at: int,
-    ) -> list[bytes]:
+    ) -> BytesColumn:
         """Replies without outputs, one message each."""
         front = varint(INDEX[code])
         back = _text(model) + _text(version) + _text(variant) + varint(received_at) + varint(replied_at) + b"\0\0"
-        return [
+        return BytesColumn.of(
             self._front(own) + front + _text(message) + back for own, message in zip(request_ids, messages, strict=True)
-        ]
+        )
 
     def _front(self, request_id: bytes) -> bytes:
         length = len(request_id)
@@ -136,8 +137,8 @@ class ReplyEncoder:
         variant: str,
         received_at: int,
         replied_at: int,
-    ) -> list[bytes]:
-        return [
+    ) -> BytesColumn:
+        return BytesColumn.of(
             self._codec.encode(
                 ScoreReply(
                     own.decode(), Code.OK, "", model, version, variant, received_at, replied_at,
@@ -145,4 +146,4 @@ class ReplyEncoder:
                 )
             )
             for i, own in enumerate(request_ids)
-        ]  # fmt: skip
+        )  # fmt: skip

@@ -13,6 +13,7 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
+from schemas.byte_columns import BytesColumn
 from schemas.records import StringColumn, Tensor
 
 Array = npt.NDArray[Any]
@@ -121,10 +122,9 @@ def unpack_bytes(name: str, data: bytes, count: int) -> list[str]:
 
 def pack_strings(texts: Sequence[str | bytes]) -> StringColumn:
     """Strings as a `StringColumn`."""
-    raws = [text if isinstance(text, bytes) else text.encode() for text in texts]
-    offsets = np.zeros(len(raws) + 1, "<i4")
-    np.cumsum(np.fromiter(map(len, raws), np.int32, len(raws)), out=offsets[1:])
-    return StringColumn(offsets.tobytes(), b"".join(raws))
+    if not isinstance(texts, BytesColumn):
+        texts = BytesColumn.of(text if isinstance(text, bytes) else text.encode() for text in texts)
+    return StringColumn((texts.bounds - texts.bounds[0]).astype("<i4").tobytes(), texts.content())
 
 
 def unpack_strings(column: StringColumn) -> list[str]:

@@ -73,6 +73,7 @@ class BulkIntake:
         self._due = OncePer(60.0)
         self._parked: dict[tuple[str, str], list[BulkBatch]] = {}
         self._lock = threading.Lock()
+        self.bytes_in_flight = 0
 
     def take(self, messages: Sequence[Message]) -> None:
         """All messages of a poll of the bulk topic."""
@@ -84,7 +85,10 @@ class BulkIntake:
             except DecodeError as error:
                 self._dead_letters.put(epoch, message, error)
                 continue
-            self._route(BulkBatch(epoch, record, message.topic() or "", "", received_at))
+            size = len(message)
+            with self._lock:
+                self.bytes_in_flight += size
+            self._route(BulkBatch(epoch, record, message.topic() or "", "", received_at, size))
 
     def release(self, model: str, version: str) -> None:
         """A version became ready or failed: what waited for it goes on."""
@@ -251,6 +255,8 @@ class BulkIntake:
             outputs=tuple(to_tensor(name, array) for name, array in batch.outputs.items()),
             row_errors=tuple(sorted(batch.errors, key=lambda error: error.row)),
         )
+        with self._lock:
+            self.bytes_in_flight -= batch.size
         self._metrics.requests(code, model=record.model, version=batch.version)
         self._ledger.finish(batch.epoch, 1, self._addressed(reply, record))
         batch.outputs = {}

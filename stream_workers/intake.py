@@ -99,29 +99,21 @@ class RequestIntake:
         self._lock = threading.Lock()
 
     def take(self, messages: Sequence[Message]) -> None:
-        """All messages of a poll; each ends with one fate, now or when its batch is done."""
-        topics = [message.topic() or "" for message in messages]
-        if len(set(topics)) == 1:
-            self._take(topics[0], messages)
-            return
-        by_topic: dict[str, list[Message]] = {}
-        for topic, message in zip(topics, messages, strict=True):
-            by_topic.setdefault(topic, []).append(message)
-        for topic, own in by_topic.items():
-            self._take(topic, own)
-
-    def _take(self, topic: str, messages: Sequence[Message]) -> None:
+        """All messages of a poll of one topic; each ends with one fate, now or when its batch is done."""
+        topic = messages[0].topic() or ""
         received_at, received = self._now_us(), monotonic()
-        partitions = [message.partition() or 0 for message in messages]
-        offsets = [message.offset() or 0 for message in messages]
-        values = [message.value() or b"" for message in messages]
-        sizes = [len(value) for value in values]
+        partitions = [*map(Message.partition, messages)]
+        offsets = [*map(Message.offset, messages)]
+        values = [*map(Message.value, messages)]
+        sizes = [*map(len, messages)]
         # Messages of a partition come in order, so the last one of each stays.
-        ends = {(topic, number): offset + 1 for number, offset in zip(partitions, offsets, strict=True)}
+        ends = {
+            (topic, number or 0): (last or 0) + 1
+            for number, last in dict(zip(partitions, offsets, strict=True)).items()
+        }
         epoch = self._ledger.admit(ends, len(messages), sum(sizes))
         groups, errors = decode_requests(self._codec, values)
-        headers = [message.headers() for message in messages]
-        spoken = any(headers)
+        spoken = any(map(Message.headers, messages))
         addresses = [reply_address(headers_of(message)) for message in messages] if spoken else [None] * len(messages)
         unusual = spoken or max(sizes) > self._max_bytes
         all_partitions, all_offsets = np.array(partitions, np.int64), np.array(offsets, np.int64)

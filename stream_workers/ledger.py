@@ -40,6 +40,7 @@ class Epoch:
     pending: int = 0
     records: int = 0
     size: int = 0
+    held: int = 0
     abandoned: bool = False
     offsets: dict[TopicPartition, int] = field(default_factory=dict)
     outputs: list[Output] = field(default_factory=list)
@@ -75,6 +76,12 @@ class Ledger:
         return self._in_flight
 
     @property
+    def held_bytes(self) -> int:
+        """Bytes of the outputs that wait for their commit."""
+        with self._changed:
+            return sum(epoch.held for epoch in self._live)
+
+    @property
     def uncommitted_bytes(self) -> int:
         """Bytes of the records admitted and not yet committed."""
         with self._changed:
@@ -96,7 +103,9 @@ class Ledger:
         with self._changed:
             if epoch.abandoned:
                 return
-            epoch.outputs.extend(outputs)
+            added = [*outputs]
+            epoch.outputs += added
+            epoch.held += sum(len(output.value) for output in added)
             epoch.pending -= records
             self._in_flight -= records
             if epoch.pending < 0:

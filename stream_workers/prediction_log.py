@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from itertools import chain
 from typing import Any, Final
 
 import numpy as np
 
+from schemas.byte_columns import BytesColumn
 from schemas.codec import Codec
 from schemas.codes import INDEX, Code
 from schemas.records import Column, PredictionBatch, StringColumn
@@ -53,15 +53,12 @@ def log_record(
         ]
         return np.concatenate(columns).astype(dtype, copy=False).tobytes()
 
-    def texts(values: Callable[[Requests], list[bytes]]) -> list[bytes]:
+    def texts(values: Callable[[Requests], BytesColumn]) -> BytesColumn:
+        joined = BytesColumn.joined([values(piece) for piece in pieces])
         if max(each) == 1:
-            return list(chain.from_iterable(map(values, pieces)))
-        return [
-            text
-            for piece, times in zip(pieces, each, strict=True)
-            for text in values(piece)
-            for _ in range(times)
-        ]  # fmt: skip
+            return joined
+        times = np.repeat(each, [piece.count for piece in pieces])
+        return joined.take(np.repeat(np.arange(len(joined)), times))
 
     return PredictionBatch(
         batch_id=batch_id,

@@ -10,6 +10,7 @@ import numpy as np
 
 from models.errors import InferenceError
 from models.loading import LoadedModel
+from schemas.byte_columns import BytesColumn
 from schemas.codec import Codec
 from schemas.codes import Code
 from schemas.records import BatchSummary
@@ -157,17 +158,17 @@ class Publisher:
             received_at=piece.received_at,
             replied_at=now,
         )
-        fits = np.fromiter(map(len, values), np.int64, len(values)) <= REPLY_BYTES
+        lengths = values.lengths()
+        fits = lengths <= REPLY_BYTES
         if not fits.all():
             large = np.flatnonzero(~fits)
-            texts = [f"the reply has {len(values[i])} bytes, at most {REPLY_BYTES} can be sent" for i in large.tolist()]
+            texts = [f"the reply has {lengths[i]} bytes, at most {REPLY_BYTES} can be sent" for i in large.tolist()]
             self.refuse(piece.pick(large), Code.TOO_LARGE, texts)
             if not fits.any():
                 return None
             rows = np.repeat(fits, piece.rows_each)
             outputs, scores = {name: array[rows] for name, array in outputs.items()}, scores[rows]
-            values = [value for value, own in zip(values, fits.tolist(), strict=True) if own]
-            piece = piece.pick(np.flatnonzero(fits))
+            values, piece = values.take(np.flatnonzero(fits)), piece.pick(np.flatnonzero(fits))
         self._reply(piece, values)
         return piece, outputs, scores
 
@@ -177,12 +178,12 @@ class Publisher:
             [correlation], Code.MALFORMED, [why], model="", version="", variant="", received_at=0,
             replied_at=self._now_us(),
         )  # fmt: skip
-        self._replies.send(epoch.parity, topic, values, np.array([partition]), [None], [headers])
+        self._replies.send(epoch.parity, topic, values, np.array([partition], np.int64), [None], [headers])
 
     def _batch_id(self) -> str:
         return f"{self._run_id}-{next(self._numbers)}"
 
-    def _reply(self, requests: Requests, values: Sequence[bytes]) -> None:
+    def _reply(self, requests: Requests, values: BytesColumn) -> None:
         self._replies.send(
             requests.epoch.parity,
             requests.reply_topic,

@@ -11,20 +11,22 @@ import re
 import threading
 from collections.abc import Callable, Sequence
 from time import monotonic
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
 import numpy.typing as npt
-from confluent_kafka import KafkaError, KafkaException, Message, Producer
+from confluent_kafka import KafkaException
 
+from schemas.byte_columns import BytesColumn
+from stream_workers.librdkafka import OnFailure
 from stream_workers.ops import OncePer, WorkerMetrics
+from stream_workers.reply_producers import ReplyProducer
 from stream_workers.work import Headers
 
 log = logging.getLogger(__name__)
 
 KNOWN_SECONDS: Final = 60.0
 UNKNOWN_SECONDS: Final = 2.0
-QUEUE_WAIT_SECONDS: Final = 0.05
 # As long as nobody can say how many there are, the producer finds out.
 ANY_PARTITION: Final = 2**31 - 1
 # What Kafka takes as a topic's name; asking for another one is in vain, or an error.
@@ -67,11 +69,10 @@ class ReplySender:
     """The two producers and the topics they may write to."""
 
     def __init__(
-        self, make_producer: Callable[[Callable[[KafkaError | None, Message], None]], Producer],
-        topics: ReplyTopics, metrics: WorkerMetrics,
-    ) -> None:  # fmt: skip
-        """`make_producer` gets the delivery callback, which is only to be called for failures."""
-        self._producers = (make_producer(self._delivered), make_producer(self._delivered))
+        self, make_producer: Callable[[OnFailure], ReplyProducer], topics: ReplyTopics, metrics: WorkerMetrics
+    ) -> None:
+        """`make_producer` gets what its producer is to tell of each reply that was not delivered."""
+        self._producers = (make_producer(self._failed), make_producer(self._failed))
         self._topics = topics
         self._metrics = metrics
         self._due = OncePer(60.0)
@@ -82,7 +83,7 @@ class ReplySender:
         self,
         parity: int,
         topic: str,
-        values: Sequence[bytes],
+        values: BytesColumn,
         partitions: npt.NDArray[np.int64],
         keys: Sequence[bytes | None] = (),
         headers: Sequence[Headers] | None = None,
@@ -90,71 +91,35 @@ class ReplySender:
         """Publish n replies to one topic; a partition below 0 leaves the choice to the key, so keys are needed then."""
         if not topic:
             return
-        targets = np.maximum(partitions, -1)
-        highest = int(targets.max())
-        known = self._topics.partitions(topic, highest)
+        highest = int(partitions.max())
+        known = self._topics.partitions(topic, max(highest, -1))
         if not known:
             self._undeliverable("UNKNOWN_TOPIC", topic, len(values))
             return
         if highest >= known:
-            self._undeliverable("UNKNOWN_PARTITION", topic, int((targets >= known).sum()))
-        producer = self._producers[parity]
-        keys = keys or [None] * len(values)
+            fits = np.flatnonzero(partitions < known)
+            self._undeliverable("UNKNOWN_PARTITION", topic, len(values) - len(fits))
+            if not len(fits):
+                return
+            values, partitions = values.take(fits), partitions[fits]
+            keys = [keys[i] for i in fits.tolist()] if keys else ()
+            headers = None if headers is None else [headers[i] for i in fits.tolist()]
         if headers is not None:
-            for value, target, key, own in zip(values, targets.tolist(), keys, headers, strict=True):
-                if target < known:
-                    self._produce(producer, topic, value, key, target, own)
-            producer.poll(0)
-            return
-        order = np.argsort(targets, kind="stable")
-        for where in np.split(order, np.flatnonzero(np.diff(targets[order])) + 1):
-            target = int(targets[where[0]])
-            if target < 0:
-                self._produce_batch(producer, topic, target, [{"value": values[i], "key": keys[i]} for i in where])
-            elif target < known:
-                self._produce_batch(producer, topic, target, [{"value": values[i]} for i in where.tolist()])
+            self._producers[parity].send_with_headers(topic, values, partitions, keys, headers)
+        else:
+            self._producers[parity].send(topic, values, partitions, keys)
 
     def flush(self, parity: int, timeout: float) -> int:
         """Wait for the deliveries of one parity; returns how many are still under way."""
-        return int(self._producers[parity].flush(timeout))
+        return self._producers[parity].flush(timeout)
 
-    def _produce_batch(self, producer: Producer, topic: str, partition: int, messages: list[dict[str, Any]]) -> None:
-        # librdkafka takes one partition for a batch: a message's own is documented, and ignored (confluent-kafka 2.16).
-        while messages:
-            queued = producer.produce_batch(topic, messages, partition=partition)
-            producer.poll(0)
-            if queued == len(messages):
-                return
-            full = []
-            for message in messages:
-                error: KafkaError | None = message.pop("_error", None)
-                if error is None:
-                    continue
-                if error.code() == KafkaError._QUEUE_FULL:
-                    full.append(message)
-                else:
-                    self._undeliverable(error.name(), topic, 1)
-            if full:
-                producer.poll(QUEUE_WAIT_SECONDS)
-            messages = full
+    def close(self) -> None:
+        """Nothing is sent any more."""
+        for producer in self._producers:
+            producer.close()
 
-    def _produce(
-        self, producer: Producer, topic: str, value: bytes, key: bytes | None, partition: int, headers: Headers
-    ) -> None:
-        while True:
-            try:
-                producer.produce(topic, value, key, partition, headers=[*headers])
-            except BufferError:
-                producer.poll(QUEUE_WAIT_SECONDS)
-            except KafkaException as error:
-                self._undeliverable(error.args[0].name(), topic, 1)
-                return
-            else:
-                return
-
-    def _delivered(self, error: KafkaError | None, message: Message) -> None:
-        if error is not None:
-            self._undeliverable(error.name(), message.topic() or "", 1)
+    def _failed(self, reason: str, topic: str) -> None:
+        self._undeliverable(reason, topic, 1)
 
     def _undeliverable(self, reason: str, topic: str, count: int) -> None:
         self._metrics.undeliverable(reason, count)

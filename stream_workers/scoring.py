@@ -17,19 +17,18 @@ import logging
 import threading
 import time
 import uuid
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from typing import Any, Final
 
-from confluent_kafka import Consumer, KafkaError, KafkaException, Message, Producer
+from confluent_kafka import Consumer, KafkaException, Producer
 
 from models.batching import BatchLimits
 from models.catalog import Catalog
 from models.loading import LoadedModel
 from models.registry import ModelStore
 from schemas.codec import Codec
-from schemas.topics import Topics
 from stream_workers.bulk import BulkIntake
 from stream_workers.commit import AtLeastOnce, Committer, Delivery, ExactlyOnce
 from stream_workers.control import ControlFollower, ControlState
@@ -38,10 +37,13 @@ from stream_workers.device import Device
 from stream_workers.errands import Errands
 from stream_workers.intake import RequestIntake
 from stream_workers.ledger import Ledger
+from stream_workers.librdkafka import OnFailure
 from stream_workers.ops import Health, WorkerMetrics
 from stream_workers.pipeline import Pipeline, PipelineError
 from stream_workers.publish import Publisher
 from stream_workers.replies import ReplySender, ReplyTopics
+from stream_workers.reply_producers import ReplyProducer, reply_producer
+from stream_workers.scoring_config import ScoringConfig
 
 log = logging.getLogger(__name__)
 # What librdkafka has to say, in the process's own format.
@@ -53,39 +55,10 @@ TRANSACTION_TIMEOUT_MS: Final = 10_000
 REQUEST_WAIT_MS: Final = 100
 BULK_WAIT_MS: Final = 500
 ASK_SECONDS: Final = 5.0
+# Bytes of bulk that may be done and not yet committed, to each that may be in flight.
+REDO: Final = 16
 # How long the worker waits for Kafka and its topics before it says what is missing and ends.
 START_SECONDS: Final = 10.0
-
-
-@dataclass(frozen=True, slots=True)
-class ScoringConfig:
-    """What a worker needs to know. Seconds and rows, unless the name says otherwise.
-
-    `name`: unique among live workers; keeping it over a restart ends the dead one's transaction at once.
-    `consumer` and `producer` make a client's librdkafka properties: of a group and what the worker needs of it, and of
-    what the worker needs of it; where an operator's properties say otherwise, they win.
-    `delivery`: "exactly-once" or "at-least-once", for everything but replies, which are at least once either way.
-    """
-
-    name: str
-    consumer: Callable[..., Mapping[str, Any]]
-    producer: Callable[..., Mapping[str, Any]]
-    topics: Topics
-    group: str = "penstock-scoring"
-    device: str = "auto"
-    threads: int = 1
-    delivery: str = "exactly-once"
-    max_rows: int | None = None
-    max_wait: float | None = None
-    p99_target: float | None = None
-    commit_interval: float = 0.1
-    requests: bool = True
-    bulk: bool = True
-    bulk_share: float = 0.1
-    max_request_bytes: int = 1024 * 1024
-    max_poll: int = 4096
-    max_rows_in_flight: int = 65_536
-    max_bytes_in_flight: int = 64 * 1024 * 1024
 
 
 class WorkerStartError(RuntimeError):
@@ -117,8 +90,7 @@ class ScoringWorker:
             partial(LoadedModel.load, store, device=config.device, threads=config.threads),
             on_ready=self._release,
         )
-        # A handle of its own that nobody polls: a call on a polled one waits for the poll.
-        # Its log lines would pile up, since only a poll hands them on; the other clients say the same.
+        # A handle of its own that nobody polls: a call on a polled one waits for the poll. Its log lines would pile up.
         asking = {"allow.auto.create.topics": False, "log_level": 0}
         self._asker = Consumer(dict(config.consumer(f"{config.group}-topics", **asking)))
         self._reply_topics = ReplyTopics(partial(_partitions, self._asker))
@@ -126,6 +98,7 @@ class ScoringWorker:
         self._pipelines: list[tuple[Pipeline, Committer]] = []
         self._ledgers: list[Ledger] = []
         self._load_failure: BaseException | None = None
+        self._replies: ReplySender | None = None
         health.set("control", False, "the control topic is not read yet")
         health.set("models", False, "models are not loaded yet")
 
@@ -182,6 +155,8 @@ class ScoringWorker:
             self._device.stop()
             self._catalog.close()
             control.stop()
+            if self._replies is not None:
+                self._replies.close()
         if failures:
             raise failures[0]
 
@@ -224,7 +199,7 @@ class ScoringWorker:
     def _request_pipeline(self) -> tuple[Pipeline, Committer]:
         consumer = self._consumer(self._config.group, REQUEST_WAIT_MS)
         ledger = Ledger()
-        replies = ReplySender(self._reply_producer, self._reply_topics, self._metrics)
+        self._replies = replies = ReplySender(self._reply_producer, self._reply_topics, self._metrics)
         publisher = self._publisher(ledger, replies)
         intake = RequestIntake(
             self._codec,
@@ -238,7 +213,13 @@ class ScoringWorker:
             max_request_bytes=self._config.max_request_bytes,
         )
         self._intakes.append(intake)
-        return self._pipeline("requests", consumer, self._config.topics.requests, ledger, intake.take, replies)
+
+        def held_back() -> bool:
+            return ledger.uncommitted_bytes > self._config.max_bytes_in_flight
+
+        return self._pipeline(
+            "requests", consumer, self._config.topics.requests, ledger, intake.take, replies, held_back
+        )
 
     def _bulk_pipeline(self) -> tuple[Pipeline, Committer]:
         consumer = self._consumer(f"{self._config.group}-bulk", BULK_WAIT_MS)
@@ -258,7 +239,13 @@ class ScoringWorker:
             now_us=now_us,
         )
         self._intakes.append(intake)
-        return self._pipeline("bulk", consumer, self._config.topics.bulk, ledger, intake.take, None)
+        most = self._config.max_bytes_in_flight
+
+        def held_back() -> bool:
+            # What is scored leaves only its outputs behind; the rest is bounded by what a crash may cost to do again.
+            return max(intake.bytes_in_flight, ledger.held_bytes, ledger.uncommitted_bytes / REDO) > most
+
+        return self._pipeline("bulk", consumer, self._config.topics.bulk, ledger, intake.take, None, held_back)
 
     def _pipeline(
         self,
@@ -268,6 +255,7 @@ class ScoringWorker:
         ledger: Ledger,
         take: Callable[[Any], None],
         replies: ReplySender | None,
+        held_back: Callable[[], bool],
     ) -> tuple[Pipeline, Committer]:
         config = self._config
         bulk = name == "bulk"
@@ -282,10 +270,7 @@ class ScoringWorker:
             errands,
             # A bulk record is thousands of rows.
             max_poll=8 if bulk else config.max_poll,
-            held_back=lambda: (
-                self._device.rows(bulk) > config.max_rows_in_flight
-                or ledger.uncommitted_bytes > config.max_bytes_in_flight
-            ),
+            held_back=lambda: self._device.rows(bulk) > config.max_rows_in_flight or held_back(),
             health=self._health,
             metrics=self._metrics,
         )
@@ -315,17 +300,16 @@ class ScoringWorker:
         over = {"fetch.wait.max.ms": wait_ms, "allow.auto.create.topics": False, "logger": _kafka_log}
         return Consumer(dict(self._config.consumer(group, **over)))
 
-    def _reply_producer(self, on_failure: Callable[[KafkaError | None, Message], None]) -> Producer:
+    def _reply_producer(self, on_failure: OnFailure) -> ReplyProducer:
         own = {
-            "linger.ms": 1,
+            # A micro-batch is queued in one call: there is nothing to wait for.
+            "linger.ms": 0,
             "queue.buffering.max.messages": 500_000,
             # A topic that was deleted is given up after this long, and until then holds up its epoch.
             "topic.metadata.propagation.max.ms": 5_000,
             "delivery.report.only.error": True,
-            "logger": _kafka_log,
-            "on_delivery": on_failure,
         }
-        return Producer(dict(self._config.producer(**own)))
+        return reply_producer(self._config.producer(**own), on_failure, logger=_kafka_log)
 
     def _publisher(self, ledger: Ledger, replies: ReplySender) -> Publisher:
         return Publisher(

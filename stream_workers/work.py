@@ -9,6 +9,7 @@ from typing import Any, Protocol, Self
 import numpy as np
 import numpy.typing as npt
 
+from schemas.byte_columns import BytesColumn
 from schemas.records import FeatureValue, RowError, ScoreBatch, Tensor
 from schemas.tensors import Array
 from stream_workers.ledger import Epoch
@@ -55,8 +56,8 @@ class Requests:
     experiment: str
     variant: str
     reply_topic: str
-    ids: list[bytes]
-    users: list[bytes]
+    ids: BytesColumn
+    users: BytesColumn
     keys: Sequence[bytes | None]
     partitions: Ints
     offsets: Ints
@@ -99,8 +100,8 @@ class Requests:
         each = self.rows_each
         rows = where if each == 1 else (where[:, None] * each + np.arange(each)).ravel()
         return self._with(
-            ids=[self.ids[i] for i in places],
-            users=[self.users[i] for i in places],
+            ids=self.ids.take(where),
+            users=self.users.take(where),
             keys=[self.keys[i] for i in places] if self.keys else (),
             partitions=self.partitions[where],
             offsets=self.offsets[where],
@@ -159,13 +160,17 @@ def _part(tensor: Tensor, where: Ints, count: int) -> Tensor:
 
 @dataclass(slots=True, eq=False)
 class BulkBatch:
-    """One ScoreBatch on its way; its parts come back in any order. `outputs` are [rows, ...], made at the first."""
+    """One ScoreBatch on its way, of `size` bytes; its parts come back in any order.
+
+    `outputs` are [rows, ...], made at the first.
+    """
 
     epoch: Epoch
     record: ScoreBatch
     topic: str
     version: str
     received_at: int
+    size: int = 0
     left: int = 0
     outputs: dict[str, Array] = field(default_factory=dict)
     errors: list[RowError] = field(default_factory=list)

@@ -15,7 +15,7 @@ from penstock import console
 from penstock.settings import Settings
 
 if TYPE_CHECKING:
-    from stream_workers.scoring import ScoringConfig
+    from stream_workers.scoring_config import ScoringConfig
 
 
 def register(app: typer.Typer) -> None:
@@ -66,7 +66,7 @@ def worker(
 
 def scoring_config(settings: Settings, name: str, delivery: str = "exactly-once") -> ScoringConfig:
     """The settings as a worker takes them."""
-    from stream_workers.scoring import ScoringConfig
+    from stream_workers.scoring_config import ScoringConfig
 
     own = settings.worker
     return ScoringConfig(

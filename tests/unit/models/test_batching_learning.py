@@ -128,6 +128,29 @@ def test_arrivals_faster_than_any_batch_get_the_configured_cap() -> None:
     assert policy.max_rows() == 512
 
 
+@settings(deadline=None)
+@given(st.floats(1e-6, 1e-2), st.floats(0, 0.5), st.floats(0.001, 1), st.integers(1, 4096))
+def test_a_run_takes_its_longest_time_or_its_rows_four_fifths_of_it(
+    a: float, b: float, longest: float, rows: int
+) -> None:
+    policy = learned(BatchLimits(max_rows=rows, max_run=longest), a, b)
+    cap, service = policy.max_rows(), policy.service
+    allowed = max(longest, 5 * service.intercept)
+    assert 1 <= cap <= rows
+    assert cap == 1 or service.estimate(cap) <= allowed * (1 + 1e-9)
+    if cap < rows:
+        assert service.estimate(cap + 1) > allowed * (1 - 1e-9), "the largest that fits"
+    for tick in range(100):
+        policy.observe_arrival(tick * 1e-4, 10_000)
+    assert policy.max_rows() == cap, "more arrivals are no reason for longer runs"
+
+
+def test_a_longest_run_and_a_target_both_hold() -> None:
+    assert learned(BatchLimits(max_rows=512, p99_target=0.060, max_run=0.010), 0.0001, 0.0).max_rows() == 100
+    assert learned(BatchLimits(max_rows=512, p99_target=0.010, max_run=0.060), 0.0001, 0.0).max_rows() == 50
+    assert BatchPolicy(BatchLimits(max_rows=512, max_run=0.010)).max_rows() == 512, "while nothing is known"
+
+
 @pytest.mark.parametrize(
     ("max_rows", "buckets", "cap"),
     [(100, (8, 32, 64), 64), (64, (8, 32, 64), 64), (63, (8, 32, 64), 32), (4, (8, 32), 8), (10, (), 10)],
@@ -156,6 +179,8 @@ def test_with_a_target_batches_queue_half_empty_only_where_three_fit_into_it() -
         ({"max_wait": -0.1}, "max_wait"),
         ({"max_wait": math.nan}, "max_wait"),
         ({"p99_target": 0.0}, "p99_target"),
+        ({"max_run": 0.0}, "max_run"),
+        ({"max_run": math.inf}, "max_run"),
         ({"max_in_flight": 0}, "max_in_flight"),
         ({"buckets": (8, 8)}, "buckets"),
         ({"buckets": (0, 8)}, "buckets"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import count
 from pathlib import Path
 
 import numpy as np
@@ -54,6 +55,16 @@ def test_every_bucket_is_warm_before_it_serves(store: ModelStore, tmp_path: Path
     assert [rows for rows, _ in LoadedModel.load(store, "limits", "1", "cpu").warm_up] == [1, 32]
     store.add_onnx("single", "1", path, batching=BatchLimits(max_rows=1))
     assert [rows for rows, _ in LoadedModel.load(store, "single", "1", "cpu").warm_up] == [1]
+
+
+def test_a_model_without_limits_is_warmed_up_to_what_a_run_may_take(store: ModelStore, tmp_path: Path) -> None:
+    path = linear(tmp_path / "m.onnx")
+    store.add_onnx("m", "1", path)
+    # Every run takes a millisecond, then a second.
+    quick = LoadedModel.load(store, "m", "1", "cpu", clock=count(step=0.001).__next__)
+    assert [rows for rows, _ in quick.warm_up] == [1, 8, 64, 512, 4096]
+    slow = LoadedModel.load(store, "m", "1", "cpu", clock=count().__next__)
+    assert slow.warm_up == [(1, 1.0)], "a run of a second is longer than any batch should be"
 
 
 def test_sequences_of_several_inputs_come_back_cropped(store: ModelStore, tmp_path: Path) -> None:
@@ -184,7 +195,7 @@ def test_an_output_without_a_row_for_each_row_is_found_at_warm_up(store: ModelSt
         [("y", "FP32", ("n", 3))],
         {"zero": np.array([0], np.int64)},
     )
-    with pytest.raises(InferenceError, match=r"m 1 failed its warm-up on cpu: output 'y': expected 1024 rows"):
+    with pytest.raises(InferenceError, match=r"m 1 failed its warm-up on cpu: output 'y': expected 8 rows"):
         load(store, path)
 
 

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from schemas.byte_columns import BytesColumn
 from schemas.records import ScoreBatch
 from stream_workers.ledger import Epoch
 from stream_workers.work import BulkBatch, BulkPart, Requests
@@ -25,8 +26,8 @@ def requests(numbers: Sequence[int], rows_each: int = 1, **fields: Any) -> Reque
         "experiment": "",
         "variant": "",
         "reply_topic": "replies",
-        "ids": [f"r{number}".encode() for number in numbers],
-        "users": [f"u{number}".encode() for number in numbers],
+        "ids": BytesColumn.of(f"r{number}".encode() for number in numbers),
+        "users": BytesColumn.of(f"u{number}".encode() for number in numbers),
         "keys": [f"u{number}|".encode() for number in numbers],
         "partitions": np.zeros(count, np.int64),
         "offsets": np.array(numbers, np.int64),

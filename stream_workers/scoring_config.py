@@ -1,0 +1,40 @@
+"""What a scoring worker needs to know before it begins."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from schemas.topics import Topics
+
+
+@dataclass(frozen=True, slots=True)
+class ScoringConfig:
+    """What a worker needs to know. Seconds and rows, unless the name says otherwise.
+
+    `name`: unique among live workers; keeping it over a restart ends the dead one's transaction at once.
+    `consumer` and `producer` make a client's librdkafka properties: of a group and what the worker needs of it, and of
+    what the worker needs of it; where an operator's properties say otherwise, they win.
+    `delivery`: "exactly-once" or "at-least-once", for everything but replies, which are at least once either way.
+    """
+
+    name: str
+    consumer: Callable[..., Mapping[str, Any]]
+    producer: Callable[..., Mapping[str, Any]]
+    topics: Topics
+    group: str = "penstock-scoring"
+    device: str = "auto"
+    threads: int = 1
+    delivery: str = "exactly-once"
+    max_rows: int | None = None
+    max_wait: float | None = None
+    p99_target: float | None = None
+    commit_interval: float = 0.1
+    requests: bool = True
+    bulk: bool = True
+    bulk_share: float = 0.1
+    max_request_bytes: int = 1024 * 1024
+    max_poll: int = 4096
+    max_rows_in_flight: int = 65_536
+    max_bytes_in_flight: int = 64 * 1024 * 1024
