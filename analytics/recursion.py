@@ -82,23 +82,24 @@ class Recursion:
         argument = (stage.nodes * stage.root + drift * step - bound * math.sqrt(now)) / math.sqrt(step)
         return float(_tilted(stage, drift) @ special.ndtr(sign * argument))
 
-    def solve(self, look: int, probability: float) -> float:
-        """The bound in Z whose upper tail at `look` has this probability; infinite where that is 0.
+    def solve(self, look: int, probability: float, *, upper: bool = True) -> float:
+        """How far out the bound must be for its tail at `look` to have this probability; infinite where that is 0.
 
-        By symmetry its negative is the lower bound, where the regions before were symmetric.
+        The upper bound in Z is this number, the lower one (`upper=False`) its negative.
         """
         if probability <= 0:
             return math.inf
         if look == 0:
             return float(-special.ndtri(probability))
         target = math.log(probability)
+        sign = 1.0 if upper else -1.0
 
         def miss(bound: float) -> float:
-            tail = self.beyond(look, bound)
+            tail = self.beyond(look, sign * bound, upper=upper)
             return (math.log(tail) if tail > 0 else -750.0) - target
 
-        if miss(-_FAR) < 0:
-            # More to spend than there are paths left: everything stops here.
+        if miss(-_FAR) <= 0:
+            # All paths that are left are to be stopped.
             return -math.inf
         if miss(_FAR) >= 0:
             return math.inf

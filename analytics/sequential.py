@@ -109,7 +109,7 @@ def bounds(plan: SequentialPlan, information: Sequence[float], *, final: bool = 
     for look, fraction in enumerate(fractions):
         last = look == len(fractions) - 1
         now = each if final and last else plan.spending.spent(fraction, each)
-        bound = recursion.solve(look, now - before)
+        bound = recursion.solve(look, now - before, upper=plan.alternative != "less")
         upper.append(math.inf if plan.alternative == "less" else bound)
         lower.append(-math.inf if plan.alternative == "greater" else -bound)
         spent.append(now * plan.sides)
@@ -128,42 +128,53 @@ def bounds(plan: SequentialPlan, information: Sequence[float], *, final: bool = 
 
 
 def classic_bounds(kind: Classic, looks: int, *, alpha: float = 0.05, alternative: Alternative = "two-sided") -> Bounds:
-    """O'Brien and Fleming's (1979) or Pocock's (1977) own bounds for equally spaced looks.
+    """O'Brien and Fleming's (1979) or Pocock's (1977) own bounds for equally spaced looks (JT tables 2.3 and 2.1).
 
-    Z >= C·(k / K)^(shape - 1/2) with shape 0 or 1/2 (Wang and Tsiatis 1987); C is C_B and C_P of JT tables 2.3 and 2.1.
     These fix the number of looks; prefer a spending function, which does not.
     """
     if kind not in _SHAPES:
         raise StatisticError(f"classic bounds are {' or '.join(_SHAPES)}, not {kind!r}")
-    if looks < 1:
-        raise StatisticError(f"at least one look is needed, not {looks}")
+    return shaped_bounds(_SHAPES[kind], equal_looks(looks), alpha=alpha, alternative=alternative)
+
+
+def shaped_bounds(
+    shape: float, fractions: Sequence[float], *, alpha: float = 0.05, alternative: Alternative = "two-sided"
+) -> Bounds:
+    """Wang and Tsiatis' (1987) bounds: C·t^(shape - 1/2) at fractions t, C such that all looks together spend alpha.
+
+    Shape 0 is O'Brien and Fleming's, 1/2 Pocock's. The fractions must be known beforehand; their last is 1.
+    """
     plan = SequentialPlan(alpha=alpha, alternative=alternative)
     each = alpha / plan.sides
-    fractions = tuple(look / looks for look in range(1, looks + 1))
 
     def walk(constant: float) -> tuple[Recursion, list[float]]:
-        shape = [constant * fraction ** (_SHAPES[kind] - 0.5) for fraction in fractions]
+        reach = [constant * fraction ** (shape - 0.5) for fraction in fractions]
         recursion = Recursion(fractions)
-        for bound in shape[:-1]:
-            recursion.proceed(-bound if plan.sides == 2 else -math.inf, bound)
-        return recursion, shape
+        for bound in reach[:-1]:
+            recursion.proceed(
+                -math.inf if alternative == "greater" else -bound, math.inf if alternative == "less" else bound
+            )
+        return recursion, reach
 
-    def miss(constant: float) -> float:
-        recursion, shape = walk(constant)
-        return math.fsum(recursion.beyond(look, bound) for look, bound in enumerate(shape)) - each
+    def spent(constant: float) -> list[float]:
+        recursion, reach = walk(constant)
+        upper = alternative != "less"
+        return [recursion.beyond(look, bound if upper else -bound, upper=upper) for look, bound in enumerate(reach)]
 
     start = float(-special.ndtri(each))
-    constant = start if looks == 1 else float(optimize.brentq(miss, start * 0.999, start + 8, xtol=1e-10))
-    recursion, shape = walk(constant)
-    crossing = [recursion.beyond(look, bound) for look, bound in enumerate(shape)]
-    upper = [math.inf if alternative == "less" else bound for bound in shape]
-    lower = [-math.inf if alternative == "greater" else -bound for bound in shape]
+    constant = start
+    if len(fractions) > 1:
+        constant = float(optimize.brentq(lambda one: math.fsum(spent(one)) - each, start * 0.5, start + 8, xtol=1e-10))
+    recursion, reach = walk(constant)
+    crossing = spent(constant)
+    upper = [math.inf if alternative == "less" else bound for bound in reach]
+    lower = [-math.inf if alternative == "greater" else -bound for bound in reach]
     return Bounds(
         plan=plan,
-        fractions=fractions,
+        fractions=tuple(fractions),
         lower=tuple(lower),
         upper=tuple(upper),
-        spent=tuple(math.fsum(crossing[: look + 1]) * plan.sides for look in range(looks)),
+        spent=tuple(math.fsum(crossing[: look + 1]) * plan.sides for look in range(len(fractions))),
         nominal=_nominal(plan.sides, lower, upper),
         recursion=recursion,
     )
