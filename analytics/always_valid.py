@@ -23,7 +23,7 @@ _LOG_TWO: Final = math.log(2)
 class MixtureSprt:
     """The mixture sequential probability ratio test with a normal mixing distribution.
 
-    Johari, Pekelis, Walsh (2015, arXiv 1512.04922), section 5: with V = 1 / information the ratio is
+    Johari, Pekelis, Walsh (2015, arXiv 1512.04922): with V = 1 / information the ratio is
     √(V / (V + tau²))·exp(tau²·estimate² / (2V(V + tau²))), the p-value 1 / ratio. `deviation` (tau) is about the size
     of effects that are expected, in the unit of the estimate; it is fixed beforehand and only efficiency depends on it.
     """
@@ -60,8 +60,10 @@ class MixtureSprt:
 class ConfidenceSequence:
     """Asymptotic confidence sequences (Waudby-Smith, Arbour, Sinha, Kennedy, Ramdas 2021, arXiv 2103.06476).
 
-    With m = information / `tuned_for` · c (c: `rho2`), the half width in standard errors is, two-sided (Theorem 2.2),
-    √(2(m + 1) / m · log(√(m + 1) / alpha)), one-sided (Proposition B.1) √(2(m + 1) / m · log(1 + √(m + 1) / (2·alpha))).
+    With m = `rho2` · information / `tuned_for`, in standard errors the half width is, two-sided (version 7, eq. 9),
+    √(2(m + 1) / m · log(√(m + 1) / alpha)), and one-sided, where only effects in one direction are mixed over,
+    √(2(m + 1) / m · log(1 + √(m + 1) / 2alpha)).
+
     `tuned_for`: the information at which the interval is to be narrow (that of the planned size is a good choice; fixed
     beforehand). `start`: looks with less information are not used, since the guarantee holds for many units only.
     """
@@ -79,10 +81,7 @@ class ConfidenceSequence:
 
     @property
     def rho2(self) -> float:
-        """rho² · `tuned_for` of the paper (appendix B.2): -2·log(a) + log(1 - 2·log(a)), a = alpha (one-sided 2·alpha).
-
-        Close to the narrowest interval there.
-        """
+        """-2·log(a) + log(1 - 2·log(a)) with a = alpha, one-sided 2·alpha: nearly the narrowest (version 7, eq. 161)."""
         # A one-sided alpha of 1/2 or more leaves nothing to tune.
         level = self.alpha if self.alternative == "two-sided" else min(2.0 * self.alpha, 0.5)
         tail = -2.0 * math.log(level)
@@ -92,10 +91,8 @@ class ConfidenceSequence:
         """How far the sequence reaches from the estimate at this information."""
         mixed = information / self.tuned_for * self.rho2
         root = math.sqrt(mixed + 1.0)
-        if self.alternative == "two-sided":
-            log = math.log(root / self.alpha)
-        else:
-            log = math.log1p(root / (2.0 * self.alpha))
+        two_sided = self.alternative == "two-sided"
+        log = math.log(root / self.alpha) if two_sided else math.log1p(root / (2.0 * self.alpha))
         return math.sqrt(2.0 * (mixed + 1.0) / mixed * log / information)
 
     def p_value(self, information: float, estimate: float) -> float:

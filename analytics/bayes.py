@@ -62,8 +62,7 @@ def beta_binomial(
 ) -> tuple[Choice, ...]:
     """Proportions with a Beta prior (successes, failures; uniform by default): posterior Beta(a + s, b + n - s).
 
-    Integrals over the posteriors are done numerically, exact to about 1e-9; an arm without units is judged by its prior.
-    Raises `StatisticError` for fewer than two arms or a prior that is not positive.
+    Integrals over the posteriors are numerical, exact to about 1e-9. An arm without units is judged by its prior. Raises `StatisticError` for fewer than two arms or a prior that is not positive.
     """
     for one in prior:
         if not (math.isfinite(one) and one > 0):
@@ -131,7 +130,7 @@ def _choose(posteriors: Sequence[_Posterior], higher_is_better: bool, level: flo
     for number, one in enumerate(posteriors):
         others = [other for at, other in enumerate(posteriors) if at != number]
         beats = None if number == 0 else _chance(one, posteriors[:1], higher_is_better)
-        low, high = one.at_deviates(np.array([-reach, reach]))
+        low, high = one.at_deviates(np.array([-reach, reach])).tolist()
         loss = best - one.mean if higher_is_better else one.mean - best
         choices.append(
             Choice(
@@ -139,7 +138,7 @@ def _choose(posteriors: Sequence[_Posterior], higher_is_better: bool, level: flo
                 chance_to_beat_control=beats,
                 expected_loss=max(0.0, loss),
                 value=one.mean,
-                interval=Interval(float(low), float(high)),
+                interval=Interval(low, high),
             )
         )
     return tuple(choices)

@@ -134,7 +134,7 @@ def cuped_theta(control: Covaried, treatment: Covaried) -> float:
 
 
 def _cuped(control: Covaried, treatment: Covaried) -> Effect:
-    """CUPED (Deng, Xu, Kohavi, Walker 2013, eq. 2-4): subtract theta · (covariate - its mean over both arms).
+    """CUPED (Deng, Xu, Kohavi, Walker 2013): subtract theta · (covariate - its mean over both arms).
 
     theta is the slope within arms, so that a treatment effect does not leak into it. The mean over both arms is
     itself random; it cancels in the difference, and for a relative lift its variance is counted in the control's.

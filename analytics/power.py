@@ -111,7 +111,7 @@ def proportion_size(baseline: float, need: Requirement, formula: ProportionFormu
     - unpooled: n1 = (z_a + z_b)²·(p1·q1 + p2·q2 / r) / effect² (Chow, Shao, Wang 2008, "Sample Size Calculations in
       Clinical Research", section 4.2);
     - pooled: n1 = (z_a·√(p·q·(1 + 1 / r)) + z_b·√(p1·q1 + p2·q2 / r))² / effect², p the arms' weighted mean (Fleiss,
-      Levin, Paik 2003, "Statistical Methods for Rates and Proportions", eq. 4.14 and 4.19, no continuity correction).
+      Levin, Paik 2003, "Statistical Methods for Rates and Proportions", chapter 4, no continuity correction).
 
     The pooled one belongs to the test that `statistics.compare` makes; they differ little. Raises `StatisticError`
     for proportions outside 0 to 1.

@@ -43,7 +43,7 @@ def log_evidence(counts: Sequence[int], shares: Sequence[float], concentration: 
     """The logarithm of the evidence (an e-process) against the planned shares.
 
     The ratio of the Dirichlet-multinomial to the multinomial likelihood of all units so far (Lindon and Malek 2020,
-    arXiv 2011.03567, eq. 8), with the Dirichlet centred on the plan: if the shares are as planned it ever exceeds
+    arXiv 2011.03567), with the Dirichlet centred on the plan: if the shares are as planned it ever exceeds
     1 / alpha with a probability of at most alpha. `concentration`: how many units' worth of belief that a broken share
     is near the planned one; the paper's uniform prior is `arms` with equal shares, larger finds small mismatches
     sooner. Default: see `default_concentration`.
@@ -76,7 +76,8 @@ def watch(
 ) -> Result:
     """Judge cumulative counts at all looks so far; valid at any look, and once alarmed it stays so.
 
-    The p-value is 1 / the largest evidence so far, `statistic` the logarithm of that. Raises `StatisticError` without a look or where a count shrinks.
+    The p-value is 1 / the largest evidence so far, `statistic` the logarithm of that. Raises `StatisticError` without a
+    look or where a count shrinks.
     """
     if not looks:
         raise StatisticError("at least one look is needed")

@@ -100,8 +100,8 @@ class Mean:
 class Ratio:
     """Sum over units of a numerator by the sum of a denominator (clicks by views, errors by requests).
 
-    Its variance is the delta method's (Deng, Knoblich, Lu 2018, "Applying the Delta Method in Metric Analytics",
-    eq. 4): the randomised units are independent, the events within one are not.
+     Its variance is the delta method's (Deng, Knoblich, Lu 2018, "Applying the Delta Method in Metric Analytics",
+    ): the randomised units are independent, the events within one are not.
     """
 
     n: int
@@ -266,7 +266,7 @@ class Quantile:
         """n times the estimate's variance, as if of one unit: ((high - low) / 2z)² · n.
 
         The order statistics' interval is turned into a standard error, which needs no estimate of the density
-        (Deng, Knoblich, Lu 2018, section 4). Raises `UndefinedError` without units.
+        (Deng, Knoblich, Lu 2018). Raises `UndefinedError` without units.
         """
         if self.n == 0:
             raise UndefinedError("an arm has no units")
@@ -291,6 +291,6 @@ def design_effect(below: Ratio, level: float) -> float:
     """How much more an event-level quantile varies because a unit's events go together.
 
     `below`: a unit's events at or below the quantile over its events. Its delta-method variance by that of as many
-    independent events (Deng, Knoblich, Lu 2018, section 4.2).
+    independent events (Deng, Knoblich, Lu 2018).
     """
     return below.variance / below.n / (level * (1.0 - level) / below.denominator)
