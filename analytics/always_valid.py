@@ -81,7 +81,7 @@ class ConfidenceSequence:
 
     @property
     def rho2(self) -> float:
-        """-2·log(a) + log(1 - 2·log(a)) with a = alpha, one-sided 2·alpha: nearly the narrowest (version 7, eq. 161)."""
+        """-2·log(a) + log(1 - 2·log(a)) with a = alpha, one-sided 2·alpha: nearly the narrowest (eq. 161)."""
         # A one-sided alpha of 1/2 or more leaves nothing to tune.
         level = self.alpha if self.alternative == "two-sided" else min(2.0 * self.alpha, 0.5)
         tail = -2.0 * math.log(level)

@@ -62,7 +62,8 @@ def beta_binomial(
 ) -> tuple[Choice, ...]:
     """Proportions with a Beta prior (successes, failures; uniform by default): posterior Beta(a + s, b + n - s).
 
-    Integrals over the posteriors are numerical, exact to about 1e-9. An arm without units is judged by its prior. Raises `StatisticError` for fewer than two arms or a prior that is not positive.
+    Integrals over the posteriors are numerical, exact to about 1e-9. An arm without units is judged by its prior.
+    Raises `StatisticError` for fewer than two arms or a prior that is not positive.
     """
     for one in prior:
         if not (math.isfinite(one) and one > 0):
@@ -130,7 +131,7 @@ def _choose(posteriors: Sequence[_Posterior], higher_is_better: bool, level: flo
     for number, one in enumerate(posteriors):
         others = [other for at, other in enumerate(posteriors) if at != number]
         beats = None if number == 0 else _chance(one, posteriors[:1], higher_is_better)
-        low, high = one.at_deviates(np.array([-reach, reach])).tolist()
+        ends = one.at_deviates(np.array([-reach, reach]))
         loss = best - one.mean if higher_is_better else one.mean - best
         choices.append(
             Choice(
@@ -138,7 +139,7 @@ def _choose(posteriors: Sequence[_Posterior], higher_is_better: bool, level: flo
                 chance_to_beat_control=beats,
                 expected_loss=max(0.0, loss),
                 value=one.mean,
-                interval=Interval(low, high),
+                interval=Interval(float(ends[0]), float(ends[1])),
             )
         )
     return tuple(choices)
@@ -150,7 +151,7 @@ def _chance(one: _Posterior, others: Sequence[_Posterior], higher_is_better: boo
     product = np.ones_like(points)
     for other in others:
         product *= other.below(points) if higher_is_better else 1.0 - other.below(points)
-    return float(min(1.0, _MASS @ product))
+    return min(1.0, float(_MASS @ product))
 
 
 def _mean_of_best(posteriors: Sequence[_Posterior], higher_is_better: bool) -> float:
