@@ -66,19 +66,14 @@ def test_classic_constants_as_the_textbook(kind: str, looks: int, alpha: float, 
     assert found.spent[-1] == pytest.approx(alpha, abs=1e-9)
 
 
-@pytest.mark.parametrize(
-    ("kind", "power", "factor"),
-    [
-        # JT table 2.2, R_P, and table 2.4, R_B: five looks, alpha 0.05.
-        ("pocock", 0.8, 1.229),
-        ("pocock", 0.9, 1.207),
-        ("obrien-fleming", 0.8, 1.028),
-        ("obrien-fleming", 0.9, 1.026),
-    ],
-)
-def test_inflation_factors_as_the_textbook(kind: str, power: float, factor: float) -> None:
-    found = classic_bounds(kind, 5)  # type: ignore[arg-type] # the parametrised names are the kinds
-    assert inflation(found, power) == pytest.approx(factor, abs=1.1e-3)
+def test_obrien_flemings_own_bounds_as_rpact_and_gsdesign() -> None:
+    # rpact 3.x, getDesignInverseNormal() with its defaults: three looks, one-sided 0.025.
+    one_sided = classic_bounds("obrien-fleming", 3, alpha=0.025, alternative="greater")
+    assert one_sided.upper == pytest.approx((3.4710914, 2.4544323, 2.0040356), abs=1e-6)
+    assert one_sided.spent == pytest.approx((0.00025917372, 0.0071600594, 0.025), abs=1e-7)
+    # gsDesign's own check (Deming conference 2008, slides 23 and 24): four looks, two-sided 0.05.
+    two_sided = classic_bounds("obrien-fleming", 4)
+    assert [round(one, 2) for one in two_sided.upper] == [4.05, 2.86, 2.34, 2.02]
 
 
 @pytest.mark.parametrize(
