@@ -96,7 +96,7 @@ def _group_sequential(watched: Watched, spending: Spending, alternative: Alterna
 
 def false_positives_as_operated(rng: np.random.Generator, scale: float) -> Iterator[Figure]:
     """As the watching job does it: each run's own information, uneven days, ended short of or beyond the plan."""
-    runs, units = int(6_000 * scale), 31_231
+    runs, units = int(4_000 * scale), 31_231
     days = np.tile(WEEK, 2)
     maximum = units / (2 * BASELINE * (1 - BASELINE))
     for reached in (0.8, 1.0, 1.25):
