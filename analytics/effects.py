@@ -170,15 +170,12 @@ def _post_stratified(control: Strata, treatment: Strata) -> Effect:
 
     The weights are taken as given. Of a ratio metric, numerator and denominator are stratified and then divided.
     """
-    left, right = dict(control.parts), dict(treatment.parts)
+    left, right = ({name: part for name, part in arm.parts if part.n} for arm in (control, treatment))
     for name in sorted(left.keys() ^ right.keys()):
         raise UndefinedError(f"the stratum {name} has units in one arm only: merge it with another")
     if not left:
         raise UndefinedError("an arm has no units")
     total = control.n + treatment.n
-    for name in left:
-        if not (left[name].n and right[name].n):
-            raise UndefinedError(f"the stratum {name} has units in one arm only: merge it with another")
     weights = {name: (left[name].n + right[name].n) / total for name in left}
     values, variances = [], []
     for arm in (left, right):

@@ -152,7 +152,7 @@ def ratio_size(residual_variance: float, mean_denominator: float, need: Requirem
 def proportion_power(baseline: float, arms: Sequence[int], need: Requirement) -> float:
     """The power of the two-proportion z test (pooled) with so many units, control first; the smallest treatment counts.
 
-    `need.power` is not looked at.
+    `need.power` is not looked at; with an inflation the arms count for as much less.
     """
     treatment = baseline + need.effect
     _check_proportions(baseline, treatment)
@@ -193,18 +193,30 @@ def mean_mde(deviation: float, control: int, need: Requirement) -> float:
     return need.effect * math.sqrt(at_one / control)
 
 
-def power_curve(
-    power: Callable[[tuple[int, ...], Requirement], float], arms: tuple[int, ...], need: Requirement, points: int = 25
+def proportion_curve(
+    baseline: float, arms: Sequence[int], need: Requirement, points: int = 25
 ) -> tuple[tuple[float, float], ...]:
-    """(effect, power) at evenly spaced effects from none to twice the wanted, for drawing.
+    """(effect, power) at evenly spaced effects from none to twice the wanted, or as far as a proportion can go."""
+    room = (1.0 - baseline if need.effect > 0 else baseline) * (1 - 1e-9)
+    largest = math.copysign(min(2.0 * abs(need.effect), room), need.effect)
+    return _curve(lambda at: proportion_power(baseline, arms, at), need, largest, points)
 
-    `power`: of arms and a requirement, as `lambda arms, need: proportion_power(0.05, arms, need)`. At no effect it is
-    alpha. With an inflation the arms count for as much less.
-    """
+
+def mean_curve(
+    deviation: float, arms: Sequence[int], need: Requirement, points: int = 25
+) -> tuple[tuple[float, float], ...]:
+    """(effect, power) of two means (or ratios, see `mean_power`) from no effect to twice the wanted."""
+    return _curve(lambda at: mean_power(deviation, arms, at), need, 2.0 * need.effect, points)
+
+
+def _curve(
+    power: Callable[[Requirement], float], need: Requirement, largest: float, points: int
+) -> tuple[tuple[float, float], ...]:
     if points < 2:
         raise StatisticError(f"a curve needs at least two points, not {points}")
-    effects = [2 * need.effect * point / (points - 1) for point in range(points)]
-    return tuple((one, power(arms, _with_effect(need, one)) if one else need.alpha) for one in effects)
+    effects = [largest * point / (points - 1) for point in range(points)]
+    # At no effect the power is alpha.
+    return tuple((one, power(_with_effect(need, one)) if one else need.alpha) for one in effects)
 
 
 @dataclass(frozen=True, slots=True)

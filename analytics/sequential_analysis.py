@@ -58,6 +58,19 @@ class Look:
         return self.estimate * math.sqrt(self.information)
 
 
+def growing(looks: Sequence[Look], least: float = 1e-4) -> tuple[Look, ...]:
+    """The looks that have more information than all before, by a share of at least `least`; the others are left out.
+
+    Information can stand still (nothing new) and even shrink (one very large value raises the variance). Looks are
+    chosen by their information alone, whatever they estimate, so that error rates stand.
+    """
+    kept: list[Look] = []
+    for look in looks:
+        if not kept or look.information > kept[-1].information * (1.0 + least):
+            kept.append(look)
+    return tuple(kept)
+
+
 @dataclass(frozen=True, slots=True)
 class Stagewise:
     """p-value, median-unbiased estimate and interval of a test that ended; both in units of drift."""
@@ -87,7 +100,7 @@ def monitor(plan: SequentialPlan, looks: Sequence[Look], *, final: bool = False)
     """Judge a test by all its looks so far; `final` declares the last of them the last.
 
     What comes after the look that ended the test changes nothing. Raises `StatisticError` where there is no look, or
-    one with no more information than the look before: leave it out.
+    one with no more information than the look before (see `growing`).
     """
     if not looks:
         raise StatisticError("at least one look is needed")

@@ -217,7 +217,7 @@ def _fieller(found: Effect, reach: float) -> tuple[float, float] | None:
 
 @dataclass(frozen=True, slots=True)
 class Guardrail:
-    """Whether a metric that must not suffer does not: the answer of `non_inferior`.
+    """Whether a metric that must not suffer does not: the answer of `non_inferior` and of `guardrails.watch`.
 
     `result.p_value` is for "not worse than the margin"; `breach_p_value` for the opposite, "worse than the margin".
     """
@@ -236,6 +236,20 @@ class Guardrail:
         )
 
 
+def beyond_margin(found: Effect, margin: float, scale: Scale, *, higher_is_better: bool = True) -> tuple[float, float]:
+    """How far the treatment is from the worst that is allowed, and the variance of that.
+
+    Where higher is better, positive distances are harmless: difference + margin, or difference + margin·|control|.
+    """
+    sign = 1.0 if higher_is_better else -1.0
+    if scale == "absolute":
+        return found.estimate + sign * margin, found.variance
+    # A contrast of the difference and the control's value.
+    tilt = sign * margin * math.copysign(1.0, found.control)
+    variance = found.variance + 2 * tilt * found.covariance + tilt**2 * found.control_variance
+    return found.estimate + tilt * found.control, variance
+
+
 def non_inferior(
     control: Statistic,
     treatment: Statistic,
@@ -245,7 +259,7 @@ def non_inferior(
     scale: Scale = "absolute",
     higher_is_better: bool = True,
 ) -> Guardrail:
-    """Test a guardrail: is the treatment worse than the control by less than `margin` (> 0, in the scale's unit)?
+    """Test a guardrail once: is the treatment worse than the control by less than `margin` (> 0, in the scale's unit)?
 
     One-sided at `alpha`, which is not part of any multiplicity correction: every guardrail must hold, and that makes
     the whole no more lenient (intersection-union test, Berger 1982). On the relative scale the contrast
@@ -256,7 +270,6 @@ def non_inferior(
     check_scale(scale)
     if not (math.isfinite(margin) and margin > 0):
         raise StatisticError(f"a guardrail's margin must be positive, not {margin}")
-    sign = 1.0 if higher_is_better else -1.0
     alternative: Alternative = "greater" if higher_is_better else "less"
     plain = compare(control, treatment, alpha=alpha, alternative=alternative, scale=scale)
     values = {one: getattr(plain, one) for one in ("n", "values", "estimate", "interval", "standard_error", "degrees")}
@@ -267,15 +280,12 @@ def non_inferior(
         )
         return Guardrail(undefined, margin, None)
     found = effect(control, treatment)
-    allowed = margin if scale == "absolute" else margin * abs(found.control)
-    # d + sign·margin·|c| is a contrast of d and c.
-    tilt = 0.0 if scale == "absolute" else sign * margin * math.copysign(1.0, found.control)
-    variance = found.variance + 2 * tilt * found.covariance + tilt**2 * found.control_variance
+    distance, variance = beyond_margin(found, margin, scale, higher_is_better=higher_is_better)
     if variance <= 0:
         reason = "neither arm varies: there is no variance to test against"
         undefined = Result(method=method, alpha=alpha, alternative=alternative, scale=scale, reason=reason, **values)
         return Guardrail(undefined, margin, None)
-    statistic = (found.estimate + sign * allowed) / math.sqrt(variance)
+    statistic = distance / math.sqrt(variance)
     result = Result(
         method=method,
         alpha=alpha,

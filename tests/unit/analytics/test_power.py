@@ -12,10 +12,11 @@ from analytics.power import (
     Requirement,
     absolute_effect,
     duration,
+    mean_curve,
     mean_mde,
     mean_power,
     mean_size,
-    power_curve,
+    proportion_curve,
     proportion_mde,
     proportion_power,
     proportion_size,
@@ -115,11 +116,27 @@ def test_a_sequential_design_costs_its_inflation() -> None:
     assert size.control == pytest.approx(31_231 * factor, abs=1)
     assert size.inflation == factor
     # The curve counts it too: at the planned effect the planned power.
-    curve = power_curve(lambda arms, need: proportion_power(0.05, arms, need), size.arms, need, points=5)
+    curve = proportion_curve(0.05, size.arms, need, points=5)
     assert [effect for effect, _ in curve] == pytest.approx([0, 0.0025, 0.005, 0.0075, 0.01])
     assert curve[0][1] == 0.05
     assert curve[2][1] == pytest.approx(0.8, abs=1e-3)
     assert [power for _, power in curve] == sorted(power for _, power in curve)
+
+
+def test_a_curve_ends_where_proportions_do() -> None:
+    curve = proportion_curve(0.6, (100, 100), Requirement(0.3), points=9)
+    assert curve[-1][0] == pytest.approx(0.4)
+    assert curve[-1][1] > 0.999
+    down = proportion_curve(0.05, (1000, 1000), Requirement(-0.04), points=3)
+    assert down[-1][0] == pytest.approx(-0.05)
+
+
+def test_the_curve_of_means_passes_through_the_planned_power() -> None:
+    need = Requirement(-0.1)
+    curve = mean_curve(1.0, mean_size(1.0, need).arms, need, points=3)
+    assert curve[1] == (-0.1, pytest.approx(0.8, abs=1e-3))
+    with pytest.raises(StatisticError, match="at least two points"):
+        mean_curve(1.0, (10, 10), need, points=1)
 
 
 def test_mean_power_is_that_of_its_size() -> None:

@@ -7,12 +7,12 @@ import time
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from analytics.results import Alternative, StatisticError, UndefinedError
 from analytics.sequential import SequentialPlan, bounds, classic_bounds, drift_for_power, equal_looks, inflation
-from analytics.sequential_analysis import Look, monitor, repeated_p_value, stagewise
+from analytics.sequential_analysis import Look, growing, monitor, repeated_p_value, stagewise
 from analytics.spending import Spending
 from analytics.statistics import compare
 from analytics.sufficient import Proportion
@@ -151,6 +151,9 @@ def test_decision_p_value_and_interval_agree(
     steps = np.array(shocks[: len(looks)]) * np.sqrt(np.diff(looks, prepend=0)) + drift * np.diff(looks, prepend=0)
     seen = [Look(look, float(score) / look) for look, score in zip(looks, np.cumsum(steps), strict=True)]
     found = monitor(plan, seen)
+    # On a bound to the last digit, rounding decides.
+    edges = zip(seen, found.bounds.lower, found.bounds.upper, strict=True)
+    assume(all(min(abs(look.statistic - low), abs(look.statistic - high)) > 1e-6 for look, low, high in edges))
     assert found.ended_at is not None
     assert found.result.defined
     assert found.result.significant == (found.crossed is not None)
@@ -194,6 +197,13 @@ def test_what_comes_after_the_end_changes_nothing() -> None:
     seen = [Look(0.4, 1.0), Look(0.7, 3.9), Look(0.9, 0.1)]
     assert monitor(plan, seen).result == monitor(plan, seen[:2]).result
     assert monitor(plan, seen).ended_at == 1
+
+
+def test_looks_without_more_information_are_left_out() -> None:
+    looks = [Look(10.0, 1.0), Look(10.0, 1.0), Look(9.0, 1.2), Look(10.0005, 1.0), Look(20.0, 0.5)]
+    assert growing(looks) == (looks[0], looks[4])
+    assert growing([]) == ()
+    monitor(SequentialPlan(maximum=40), growing(looks))
 
 
 def test_thirty_looks_take_well_under_a_second() -> None:

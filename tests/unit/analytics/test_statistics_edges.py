@@ -187,3 +187,9 @@ def test_an_absolute_margin_shifts_the_test() -> None:
     # The one-sided bound and the p-value speak with one voice.
     assert (guardrail.result.interval.low > -0.1) == guardrail.result.significant
     assert guardrail.breach_p_value == pytest.approx(1 - guardrail.result.p_value)
+
+
+def test_a_stratum_without_units_anywhere_is_left_out() -> None:
+    parts = {"AA": Mean(50, 100.0, 250.0), "UA": Mean(50, 120.0, 330.0)}
+    plain = compare(Strata.of(parts), Strata.of(parts))
+    assert compare(Strata.of({**parts, "XX": Mean(0, 0.0, 0.0)}), Strata.of(parts)) == plain
