@@ -103,7 +103,7 @@ class Result:
         """For JSON: plain values; an infinite number is None, as JSON has none."""
         return {
             "method": self.method,
-            "n": list(self.n),
+            "n": [int(one) for one in self.n],
             "alpha": self.alpha,
             "alternative": self.alternative,
             "scale": self.scale,
@@ -120,7 +120,7 @@ class Result:
 
 
 def _finite(value: float | None) -> float | None:
-    return value if value is not None and math.isfinite(value) else None
+    return float(value) if value is not None and math.isfinite(value) else None
 
 
 def check_level(name: str, value: float) -> float:

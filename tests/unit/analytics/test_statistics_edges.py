@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 
+import numpy as np
 import pytest
 
 from analytics.results import Interval, StatisticError
@@ -156,6 +157,11 @@ def test_a_result_is_json() -> None:
     assert document["method"] == "Welch t"
     assert document["high"] is None
     assert document["n"] == [100, 100]
+
+
+def test_sums_may_be_numpys() -> None:
+    plain, numpys = Mean(5, 3.0, 9.0), Mean(np.int64(5), np.float64(3), np.float64(9))  # type: ignore[arg-type] # as a client may return them
+    assert json.dumps(compare(numpys, numpys).as_dict()) == json.dumps(compare(plain, plain).as_dict())
 
 
 def test_a_guardrail_holds_is_breached_or_undecided() -> None:
