@@ -2,7 +2,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help install demo test faults check format bench constraints clean distclean
+.PHONY: help install demo test faults check format bench simulate constraints clean distclean
 
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV := .venv
@@ -18,6 +18,7 @@ DEMO_ARGS ?=
 TEST_ARGS ?=
 BENCH ?= stream bulk reply
 BENCH_ARGS ?= --json
+SIMULATE_ARGS ?=
 FAULT_ROUNDS ?= 20
 FAULT_RATE ?= 400
 
@@ -62,6 +63,9 @@ format: $(VENV)/.for-testing ## Put the sources into shape
 
 bench: install ## Measure (BENCH="stream bulk reply", BENCH_ARGS)
 	@for one in $(BENCH); do $(BIN)/penstock bench $$one $(BENCH_ARGS); done
+
+simulate: install ## Simulate experiments: how often each statistical method is wrong (SIMULATE_ARGS="--scale 0.1")
+	@$(BIN)/python -m benchmarks.experiments $(SIMULATE_ARGS)
 
 # onnxruntime and onnxruntime-gpu exclude each other, so the extra `gpu` has no place in one set of pins.
 constraints: | $(BIN)/python ## Write constraints.txt: the versions that are tested
