@@ -24,7 +24,7 @@ class Answer:
 
 @dataclass(frozen=True, slots=True)
 class Agreement:
-    """Of `requests`: not answered, answered again, answered differently; answers nobody asked for; largest difference."""
+    """Of `requests`: not answered, answered again, answered differently; answers nobody asked for; how far apart."""
 
     requests: int
     missing: int

@@ -23,10 +23,10 @@ class Kind(Enum):
 class Candidate:
     """One line of the table.
 
-    `most`: records a round at most, None for as many as are asked for: a slow one is timed on fewer of the same records.
-    A peer: `folder` under benchmarks/peers; `commits`: whether it commits offsets to Kafka; `reads_uncommitted`: it is
-    stopped (SIGSTOP) while its topic is filled, since the transaction that hides the records from others does not from it;
-    `json`: it reads its own format from a topic of its own.
+    `most`: records a round at most, None for as many as are asked for: a slow one is timed on fewer of the same
+    records. A peer: `folder` under benchmarks/peers; `commits`: whether it commits offsets to Kafka;
+    `reads_uncommitted`: it is stopped (SIGSTOP) while its topic is filled, since the transaction that hides the records
+    from others does not hide them from it; `json`: it reads its own format from a topic of its own.
     """
 
     name: str
@@ -50,7 +50,9 @@ CANDIDATES: Final = (
     Candidate(OURS, "Penstock, one worker, exactly once", Kind.PENSTOCK, delivery="exactly-once"),
     Candidate("penstock-at-least-once", "Penstock, one worker, at least once", Kind.PENSTOCK, delivery="at-least-once"),
     Candidate("penstock-2", "Penstock, two workers, exactly once", Kind.PENSTOCK, None, 2, "exactly-once"),
-    Candidate("penstock-2-at-least-once", "Penstock, two workers, at least once", Kind.PENSTOCK, None, 2, "at-least-once"),
+    Candidate(
+        "penstock-2-at-least-once", "Penstock, two workers, at least once", Kind.PENSTOCK, None, 2, "at-least-once"
+    ),
     Candidate("confluent", "straight confluent-kafka loop", Kind.PEER, folder="confluent"),
     Candidate("aiokafka", "straight aiokafka loop", Kind.PEER, 150_000, folder="aiokafka"),
     Candidate("bytewax", "Bytewax", Kind.PEER, 200_000, folder="bytewax", commits=False),
@@ -75,7 +77,7 @@ def chosen(names: Sequence[str]) -> tuple[Candidate, ...]:
 
 
 def rotated(items: Sequence[T], turn: int, turns: int) -> list[T]:
-    """The items of turn `turn` of `turns`, begun a `turns`-th further on each time, so that each runs early and late."""
+    """The items in turn `turn` of `turns`, begun a `turns`-th further on each time: each runs early and late."""
     if not items:
         return []
     step = max(1, len(items) // max(turns, 1))

@@ -51,7 +51,7 @@ class Feed:
         self,
         values: Sequence[bytes],
         keys: Sequence[bytes] | None = None,
-        headers: list[tuple[str, bytes]] | None = None,
+        headers: list[tuple[str, str | bytes | None]] | None = None,
     ) -> None:
         """Write records, to the partitions of their keys, or by turns; `headers` with each. Raises `BenchError`."""
         if headers is not None and keys is not None:
@@ -74,7 +74,7 @@ class Feed:
         self.records += len(values)
 
     def _put_with_headers(
-        self, values: Sequence[bytes], keys: Sequence[bytes], headers: list[tuple[str, bytes]]
+        self, values: Sequence[bytes], keys: Sequence[bytes], headers: list[tuple[str, str | bytes | None]]
     ) -> None:
         # produce_batch carries none.
         for value, key in zip(values, keys, strict=True):

@@ -77,7 +77,10 @@ class Peer:
         inherited = {key: value for key, value in os.environ.items() if not key.startswith(("PENSTOCK_", "PYTHON"))}
         paths = [str(PEERS / "common"), str(PEERS / name)]
         # It starts in a folder of its own: some keep files where they are started.
-        start = f"import os, runpy; os.chdir({str(self._work)!r}); runpy.run_path({str(PEERS / name / 'worker.py')!r}, run_name='__main__')"
+        start = (
+            f"import os, runpy; os.chdir({str(self._work)!r}); "
+            f"runpy.run_path({str(PEERS / name / 'worker.py')!r}, run_name='__main__')"
+        )
         self._program = Program(
             name,
             [str(python), "-c", start],

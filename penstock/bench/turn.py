@@ -24,7 +24,7 @@ from penstock.bench.check import check_round, count_replies
 from penstock.bench.feed import Feed, Progress, marks_of, read_new
 from penstock.bench.peer_process import PEERS, Peer
 from penstock.bench.stream import onnx_alone, raw_copy
-from penstock.bench.wire import AvroWire, JsonWire, Wire, probes, wanted
+from penstock.bench.wire import AvroWire, JsonWire, Wire, json_topics, probes, wanted
 
 COMPARED: Final = 2000
 _SLOWEST: Final = 100.0
@@ -39,7 +39,7 @@ Say = Callable[[str], None]
 
 @dataclass(frozen=True, slots=True)
 class Timed:
-    """One timed round of a candidate. Seconds until all replies were there, and until all offsets were, where it commits."""
+    """One timed round. `replied`, `committed`: seconds until all replies were there, and all offsets if it commits."""
 
     records: int
     seconds: float
@@ -88,9 +88,11 @@ class Course:
         self._json: Wire | None = None
         self._feeds: dict[str, Feed] = {}
         self.reference: list[Outputs] = []
+        # Long before they are used: a topic's leader is known a moment after the topic.
+        bed.add_topics(*json_topics(bed))
 
     def learn_reference(self) -> None:
-        """Ask Penstock for the answers that all others are compared with. They are compared with the model's own first."""
+        """Ask Penstock for the answers that others are compared with; its own are compared with the model's here."""
         bed = self._bed
         group = self._group("reference", self._avro)
         bed.start_workers(1, "exactly-once")
@@ -126,9 +128,9 @@ class Course:
         group = self._group(candidate.name, self._avro)
         bed.start_workers(candidate.workers, candidate.delivery)
         try:
+            self._answers(self._avro, group, self.reference)
             if candidate.workers > 1:
                 bed.await_shares(self._avro.requests)
-            self._answers(self._avro, group, self.reference)
             log = marks_of(bed, bed.topics.predictions)()
             replies = marks_of(bed, bed.topics.replies)()
             run = self._run(1)
@@ -301,7 +303,6 @@ class Course:
             return self._avro
         if self._json is None:
             self._json = JsonWire(self._bed)
-            self._bed.add_topics(self._json.requests, self._json.replies)
         return self._json
 
     def _group(self, name: str, wire: Wire) -> str:
@@ -318,4 +319,3 @@ class Course:
 
     def _run(self, part: int = 0) -> str:
         return f"{self._bed.run_id[:22]}{self._turns:08x}{part:02x}"
-

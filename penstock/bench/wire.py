@@ -15,7 +15,7 @@ from schemas.codes import Code
 from schemas.records import ScoreReply
 from schemas.tensors import from_tensor
 
-Headers = list[tuple[str, bytes]]
+Headers = list[tuple[str, str | bytes | None]]
 _JSON_TYPES: Final = {"f": "FP32", "i": "INT64"}
 
 
@@ -60,12 +60,17 @@ class AvroWire:
         return Answer(reply.request_id, {one.name: from_tensor(one) for one in reply.outputs})
 
 
+def json_topics(bed: Bed) -> tuple[str, str]:
+    """Requests and replies in JSON."""
+    return f"{bed.topics.prefix}json.requests", f"{bed.topics.prefix}json.replies"
+
+
 class JsonWire:
     """Requests whose key is their id, whose header names the model, on topics of their own. MLServer's form."""
 
     def __init__(self, bed: Bed) -> None:
         self._bed = bed
-        self.requests, self.replies = f"{bed.topics.prefix}json.requests", f"{bed.topics.prefix}json.replies"
+        self.requests, self.replies = json_topics(bed)
         self.headers: Headers | None = [
             ("mlserver-model", bed.workload.model.encode()),
             ("mlserver-version", bed.workload.version.encode()),
@@ -112,4 +117,4 @@ def probes(wire: Wire, run: str) -> list[tuple[bytes, bytes]]:
     return list(zip(values, keys, strict=True))
 
 
-__all__ = ["AvroWire", "Headers", "JsonWire", "Wire", "probes", "request_id", "wanted"]
+__all__ = ["AvroWire", "Headers", "JsonWire", "Wire", "json_topics", "probes", "request_id", "wanted"]

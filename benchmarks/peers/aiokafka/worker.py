@@ -1,8 +1,8 @@
 """The same straight loop on asyncio with aiokafka.
 
 Settings after aiokafka's "Consumer client" (`getmany`, manual commit, reading transactional messages) and "Producer
-client" (message buffering with `linger_ms`, idempotent produce): a batch from all partitions, its replies sent without
-waiting for each, then awaited together before the offsets are committed.
+client" (message buffering with `linger_ms`, idempotent produce): a batch from all partitions, its replies sent
+without waiting for each, then awaited together before the offsets are committed.
 """
 
 from __future__ import annotations

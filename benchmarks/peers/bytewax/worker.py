@@ -1,8 +1,9 @@
 """A Bytewax dataflow: Kafka source, `flat_map_batch` around the model, Kafka sink.
 
-Settings after Bytewax's "Performance" (`batch_size` of the source, `flat_map_batch` for work that is cheaper in batches) and
-"Using Kafka": one worker, read from the end of the topic. Bytewax keeps its place in a recovery store of its own and commits
-no offsets to Kafka, so its clock ends with the last reply. Its sink takes no partition: a reply's follows its key.
+Settings after Bytewax's "Performance" (`batch_size` of the source, `flat_map_batch` for work that is cheaper in
+batches) and "Kafka": one worker, read from the end of the topic. Bytewax keeps its place in a recovery store
+of its own and commits no offsets to Kafka, so its clock ends with the last reply. Its sink takes no partition: a
+reply's follows its key.
 """
 
 from __future__ import annotations
@@ -41,7 +42,9 @@ def dataflow(settings: Settings) -> Dataflow:
     )
     records = op.input("requests", flow, source)
     scored = op.flat_map_batch("score", records, score)
-    sink = KafkaSink(brokers, settings.replies, add_config={"enable.idempotence": "true", "batch.num.messages": "10000"})
+    sink = KafkaSink(
+        brokers, settings.replies, add_config={"enable.idempotence": "true", "batch.num.messages": "10000"}
+    )
     op.output("replies", scored, sink)
     return flow
 

@@ -1,7 +1,8 @@
 """What every peer does with a request's bytes: Avro by fastavro, the model by ONNX Runtime, Avro again.
 
 All peers score with this file, so that what differs between them is how records come and go. It imports nothing of
-Penstock: a peer runs in an environment of its own and reads the schemas as any other client of Penstock's topics would.
+Penstock: a peer runs in an environment of its own and reads the schemas as any other client of Penstock's topics
+would.
 """
 
 from __future__ import annotations
@@ -63,9 +64,7 @@ class Scorer:
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = settings.threads
         options.inter_op_num_threads = 1
-        self._session = onnxruntime.InferenceSession(
-            settings.model_file, options, providers=["CPUExecutionProvider"]
-        )
+        self._session = onnxruntime.InferenceSession(settings.model_file, options, providers=["CPUExecutionProvider"])
         self._input = self._session.get_inputs()[0].name
         self._output = self._session.get_outputs()[0].name
         self._model, self._version = settings.model, settings.version

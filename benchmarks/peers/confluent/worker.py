@@ -1,8 +1,9 @@
 """The straight loop: consume, fastavro, ONNX Runtime, fastavro, produce, commit, as one writes it in an afternoon.
 
-Settings after librdkafka's "Configuration properties" and "Introduction to librdkafka" (the sections on high throughput
-and on the idempotent producer), and confluent-kafka-python's "API documentation": batches from `consume`, an idempotent
-producer that lingers 5 ms, offsets committed after a flush once a second or when there is nothing to do.
+Settings after librdkafka's "Configuration properties" and "Introduction to librdkafka" (the sections on high
+throughput and on the idempotent producer), and confluent-kafka-python's "API documentation": batches from
+`consume`, an idempotent producer that lingers 5 ms, offsets committed after a flush once a second or when there is
+nothing to do.
 """
 
 from __future__ import annotations

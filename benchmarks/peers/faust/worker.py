@@ -1,9 +1,10 @@
 """A Faust agent that takes records in batches and scores them with ONNX Runtime.
 
-Settings after faust-streaming's "Streams - Infinite Data Structures" (`take`), "Agents" and "Configuration Reference":
-values as bytes, no leader topics, no tables, web server off, offsets committed every half second, a producer that lingers
-so that replies go out in batches. `take` acknowledges when the next batch is asked for, so the replies of a batch are
-awaited before that. Faust reads uncommitted records unless it writes in transactions itself.
+Settings after faust-streaming's "Streams - Infinite Data Structures" (`take`), "Agents" and "Configuration
+Reference": values as bytes, no leader topics, no tables, web server off, offsets committed every half second, a
+producer that lingers so that replies go out in batches. `take` acknowledges when the next batch is asked for, so
+the replies of a batch are awaited before that. Faust reads uncommitted records unless it writes in transactions
+itself.
 """
 
 from __future__ import annotations
@@ -42,9 +43,7 @@ replies = app.topic(settings.replies, value_type=bytes, value_serializer="raw")
 async def score(stream: faust.StreamT[bytes]) -> None:
     """Score until stopped."""
     async for values in stream.take(BATCH, within=WITHIN_SECONDS):
-        sent = [
-            await replies.send(value=reply.value, partition=reply.partition) for reply in scorer.score(values)
-        ]
+        sent = [await replies.send(value=reply.value, partition=reply.partition) for reply in scorer.score(values)]
         await asyncio.gather(*sent)
 
 

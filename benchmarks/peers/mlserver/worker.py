@@ -1,12 +1,13 @@
 """MLServer with its Kafka input and adaptive batching: writes its two settings files and starts it.
 
-Settings after MLServer's "Settings", "Model Settings", "Adaptive Batching" and the example "Serving Scikit-Learn models using
-Kafka Protocol": Kafka on, no parallel workers (a second process would only add a hop on two cores), batches of up to 256
-requests within 10 ms, logging of warnings only, since it otherwise logs every message.
+Settings after MLServer's "MLServer Settings", "Model Settings", "Adaptive Batching" and the example "Serving
+Scikit-Learn models using Kafka Protocol": Kafka on, no parallel workers (a second process would only add a hop on
+two cores), batches of up to 256 requests within 10 ms, logging of warnings only, since it otherwise logs every
+message.
 
-MLServer takes requests as Open Inference Protocol in JSON, with the model's name in a header, and answers in JSON: it gets a
-topic with the same rows in that form. It reads uncommitted records from the end of the topic, is in no group and commits
-nothing.
+MLServer takes requests as Open Inference Protocol in JSON, with the model's name in a header, and answers in JSON:
+it gets a topic with the same rows in that form. It reads uncommitted records from the end of the topic, is in no
+group and commits nothing.
 """
 
 from __future__ import annotations

@@ -1,9 +1,10 @@
 """A Quix Streams application: `apply` scores each record, `to_topic` sends its reply.
 
-Settings after Quix Streams' "Configuration", "Checkpointing" and "Serialization and Deserialization": values as bytes, at
-least once, a checkpoint every half second, a lingering idempotent producer. Quix Streams hands records to a function one
-by one; its batches (`BatchingSink`) are for writing to other systems and its count windows keep state, so ONNX Runtime is
-asked for one row at a time, as the "Processing" page does. A reply's partition follows its key: `to_topic` takes no partition.
+Settings after Quix Streams' "Configuration", "Checkpointing" and "Serialization and Deserialization": values as
+bytes, at least once, a checkpoint every half second, a lingering idempotent producer. Quix Streams hands records to
+a function one by one; its batches (`BatchingSink`) are for writing to other systems and its count windows keep
+state, so ONNX Runtime is asked for one row at a time, as its "Processing & Transforming Data" page has functions
+applied. A reply's partition follows its key: `to_topic` takes no partition.
 """
 
 from __future__ import annotations
