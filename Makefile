@@ -16,7 +16,8 @@ comma := ,
 
 DEMO_ARGS ?=
 TEST_ARGS ?=
-BENCH ?= stream bulk reply
+BENCH ?= peers
+PEERS_ARGS ?= --output benchmarks/results --against benchmarks/results
 BENCH_ARGS ?= --json
 FAULT_ROUNDS ?= 20
 FAULT_RATE ?= 400
@@ -60,8 +61,11 @@ format: $(VENV)/.for-testing ## Put the sources into shape
 	$(BIN)/ruff check --fix
 	$(BIN)/ruff format
 
-bench: install ## Measure (BENCH="stream bulk reply", BENCH_ARGS)
-	@for one in $(BENCH); do $(BIN)/penstock bench $$one $(BENCH_ARGS); done
+bench: install ## Compare with peers and earlier results (PEERS_ARGS), or measure alone (BENCH="stream bulk reply", BENCH_ARGS)
+	@for one in $(BENCH); do \
+		if [[ $$one == peers ]]; then $(BIN)/penstock bench peers $(PEERS_ARGS); \
+		else $(BIN)/penstock bench $$one $(BENCH_ARGS); fi; \
+	done
 
 # onnxruntime and onnxruntime-gpu exclude each other, so the extra `gpu` has no place in one set of pins.
 constraints: | $(BIN)/python ## Write constraints.txt: the versions that are tested

@@ -247,6 +247,14 @@ class Bed:
             self._broker, "a broker that ran already"
         )
 
+    @property
+    def tells_ends(self) -> bool:
+        """Whether the broker is known to tell where a partition ends as soon as a record is in it: Apache Kafka does.
+
+        The embedded broker tells it too low for a while.
+        """
+        return self._broker == KAFKA
+
     def client(self) -> dict[str, Any]:
         """librdkafka's configuration of a client of the benchmark itself, which keeps quiet about a broker's end."""
         return {**self.settings.kafka.client(), "log_level": 0}

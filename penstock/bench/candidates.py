@@ -58,8 +58,9 @@ CANDIDATES: Final = (
     Candidate("bytewax", "Bytewax", Kind.PEER, 200_000, folder="bytewax", commits=False),
     Candidate("quixstreams", "Quix Streams", Kind.PEER, 100_000, folder="quixstreams"),
     Candidate("faust", "Faust", Kind.PEER, 30_000, folder="faust", reads_uncommitted=True),
+    # It begins with every record it is sent, however many: of a backlog of 20,000 it lost answers to its own timeouts.
     Candidate(
-        "mlserver", "MLServer (JSON)", Kind.PEER, 20_000, folder="mlserver",
+        "mlserver", "MLServer (JSON)", Kind.PEER, 5_000, folder="mlserver",
         commits=False, reads_uncommitted=True, json=True,
     ),
     Candidate("raw", "raw consume-to-produce (limit)", Kind.RAW),

@@ -16,6 +16,8 @@ from schemas.records import ScoreReply
 from schemas.tensors import from_tensor
 
 Headers = list[tuple[str, str | bytes | None]]
+# A frame, a length and a run's name are within so many bytes.
+_FRONT: Final = 64
 _JSON_TYPES: Final = {"f": "FP32", "i": "INT64"}
 
 
@@ -31,6 +33,9 @@ class Wire(Protocol):
 
     def read(self, message: Any) -> Answer:
         """A reply."""
+
+    def is_of(self, message: Any, run: str) -> bool:
+        """Whether a reply is to a request of the run, without decoding it."""
 
 
 def request_id(run: str, number: int) -> str:
@@ -51,6 +56,10 @@ class AvroWire:
     def many(self, run: str, first: int, count: int) -> tuple[list[bytes], list[bytes]]:
         """See `RequestMaker`."""
         return RequestMaker(self._codec, self._bed.workload, run, self.replies, PARTITIONS).many(first, count)
+
+    def is_of(self, message: Any, run: str) -> bool:
+        """Whether the run is in the id, which comes first in the record."""
+        return bool(message.value()[:_FRONT].find(run.encode()) >= 0)
 
     def read(self, message: Any) -> Answer:
         """A ScoreReply's id and outputs."""
@@ -96,6 +105,10 @@ class JsonWire:
         """Values and keys."""
         numbers = range(first, first + count)
         return [self._rows[one % POOL] for one in numbers], [request_id(run, one).encode() for one in numbers]
+
+    def is_of(self, message: Any, run: str) -> bool:
+        """Whether the key, which is the id, begins with the run."""
+        return bool((message.key() or b"").startswith(run.encode()))
 
     def read(self, message: Any) -> Answer:
         """An inference response's key and outputs."""
