@@ -31,7 +31,8 @@ def run_backlog(
     """Ask at `rate` for `seconds` on an idle system, then while `requests` bulk requests are worked off, by turns."""
     bed.start_workers(workers, "exactly-once")
     feed = Feed(bed, bed.topics.bulk)
-    progress = Progress(bed, bed.settings.worker.group, bed.topics.bulk)
+    # A worker reads the bulk topic in a group of its own.
+    progress = Progress(bed, f"{bed.settings.worker.group}-bulk", bed.topics.bulk)
     results = marks_of(bed, bed.topics.bulk_results)
     idle: list[Latency] = []
     busy: list[Latency] = []

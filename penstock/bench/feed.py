@@ -13,9 +13,10 @@ from typing import Any, Final
 
 from confluent_kafka import Consumer, Message, Producer, TopicPartition
 
-from penstock.bench.bed import Bed, BenchError
+from penstock.bench.bed import PARTITIONS, Bed, BenchError
 
 _FILL_SECONDS: Final = 300.0
+_BY_KEY: Final = -1  # librdkafka's "any": the partitioner decides
 _WATCH_SECONDS: Final = 0.01
 
 
@@ -57,21 +58,25 @@ class Feed:
         if headers is not None and keys is not None:
             self._put_with_headers(values, keys, headers)
             return
-        batch: list[dict[str, Any]]
-        if keys is None:
-            batch = [{"value": one, "partition": (self.records + at) % 8} for at, one in enumerate(values)]
+        if keys is not None:
+            self._put_batch([{"value": one, "key": key} for one, key in zip(values, keys, strict=True)])
         else:
-            batch = [{"value": one, "key": key} for one, key in zip(values, keys, strict=True)]
+            for first in range(PARTITIONS):
+                # By turns from put to put as well. A partition in a message's own dict is not heeded.
+                own = [{"value": one} for one in values[first::PARTITIONS]]
+                self._put_batch(own, (self.records + first) % PARTITIONS)
+        self.records += len(values)
+
+    def _put_batch(self, batch: list[dict[str, Any]], partition: int = _BY_KEY) -> None:
         end = time.monotonic() + _FILL_SECONDS
         while batch:
-            queued = self._producer.produce_batch(self._topic, batch)
+            queued = self._producer.produce_batch(self._topic, batch, partition=partition)
             self._producer.poll(0)
             if queued < len(batch):
                 self._producer.poll(0.05)
                 if time.monotonic() > end:
                     raise BenchError(f"{self._topic} could not be filled within {_FILL_SECONDS:.0f} s")
             batch = [one for one in batch if one.pop("_error", None) is not None]
-        self.records += len(values)
 
     def _put_with_headers(
         self, values: Sequence[bytes], keys: Sequence[bytes], headers: list[tuple[str, str | bytes | None]]

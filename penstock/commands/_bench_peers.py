@@ -26,6 +26,7 @@ def peers(
     seconds: Annotated[float | None, typer.Option(min=0.5, help="Of reply and batching, all rounds together.")] = None,
     largest: Annotated[int, typer.Option(min=10_000, help="Of in-flight: the largest backlog.")] = 10_000_000,
     backlog: Annotated[int, typer.Option(min=1, help="Of backlog: bulk requests that wait.")] = 1_000_000,
+    rows_each: Annotated[int, typer.Option(min=1, max=65_536, help="Of backlog: rows in a bulk request.")] = 1,
     output: Annotated[Path | None, typer.Option(help="A folder to write DATE-peers.json, .md and .svg to.")] = None,
     against: Annotated[
         Path | None,
@@ -61,6 +62,7 @@ def peers(
         batching_seconds=seconds or usual.batching_seconds,
         in_flight=tuple(size for size in usual.in_flight if size <= largest),
         backlog=backlog,
+        backlog_rows=rows_each,
     )
     with failing_in_one_line(broker):
         document = run_campaign(
