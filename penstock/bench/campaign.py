@@ -88,7 +88,16 @@ def _run(
     if work == "bulk":
         found = run_bulk(bed, sizes.bulk_rows, 4096, rounds, "exactly-once", 1, say)
         goal = Goal(work, "columnar stream against ONNX Runtime alone", 0.6, found["ratio"]["median"])
-        return {"title": f"{bed.workload.shown}, columnar records of 4,096 rows", **found, "goals": [goal.to_json()]}
+        notes = [
+            f"{label}: {found[key]['median']:,.0f} rows/s ({found[key]['min']:,.0f} to {found[key]['max']:,.0f})."
+            for label, key in (
+                ("ONNX Runtime alone", "onnxruntime_alone_rows_per_second"),
+                ("Stream", "rows_per_second"),
+                ("File to file", "file_rows_per_second"),
+            )
+        ]
+        title = f"{bed.workload.shown}, columnar records of 4,096 rows"
+        return {"title": title, **found, "notes": notes, "goals": [goal.to_json()]}
     if work == "reply":
         found = run_reply(bed, sizes.reply_rate, sizes.reply_seconds, rounds, 1, say)
         goals = [
@@ -96,7 +105,12 @@ def _run(
             for name, limit in (("p50", 3.0), ("p99", 15.0))
         ]
         title = f"{sizes.reply_rate:,.0f} requests/s to one worker, beside a raw Kafka echo"
-        return {"title": title, **found, "goals": [one.to_json() for one in goals]}
+        notes = [
+            f"{label}: p50 {found[f'{who}_p50_ms']['median']:.1f} ms, p99 {found[f'{who}_p99_ms']['median']:.1f} ms "
+            f"({found[f'{who}_p99_ms']['min']:.1f} to {found[f'{who}_p99_ms']['max']:.1f})."
+            for label, who in (("Raw echo", "echo"), ("Request/reply", "reply"))
+        ]
+        return {"title": title, **found, "notes": notes, "goals": [one.to_json() for one in goals]}
     if work == "batching":
         return run_batching(bed, sizes.batching_rate, sizes.batching_seconds, rounds, 2, say)
     if work == "in-flight":
