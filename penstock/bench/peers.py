@@ -24,8 +24,8 @@ _NOTES: Final = (
     ({"mlserver"}, "MLServer reads the same rows as Open Inference Protocol in JSON from a topic of its own."),
     (
         {"mlserver"},
-        "MLServer takes up every record at once: with a backlog of 20,000 its producer timed out and answers were lost, "
-        "so its rounds are short.",
+        "MLServer takes up every record at once: with a backlog of 20,000 its producer timed out and answers were "
+        "lost, so its rounds are short.",
     ),
     (
         {"faust", "mlserver"},
