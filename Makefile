@@ -16,7 +16,8 @@ comma := ,
 
 DEMO_ARGS ?=
 TEST_ARGS ?=
-BENCH ?= stream bulk reply
+BENCH ?= peers
+PEERS_ARGS ?= --output benchmarks/results --against benchmarks/results
 BENCH_ARGS ?= --json
 SIMULATE_ARGS ?=
 FAULT_ROUNDS ?= 20
@@ -61,8 +62,11 @@ format: $(VENV)/.for-testing ## Put the sources into shape
 	$(BIN)/ruff check --fix
 	$(BIN)/ruff format
 
-bench: install ## Measure (BENCH="stream bulk reply", BENCH_ARGS)
-	@for one in $(BENCH); do $(BIN)/penstock bench $$one $(BENCH_ARGS); done
+bench: install ## Compare with peers and earlier results (PEERS_ARGS), or measure alone (BENCH="stream bulk reply", BENCH_ARGS)
+	@for one in $(BENCH); do \
+		if [[ $$one == peers ]]; then $(BIN)/penstock bench peers $(PEERS_ARGS); \
+		else $(BIN)/penstock bench $$one $(BENCH_ARGS); fi; \
+	done
 
 simulate: install ## Simulate experiments: how often each statistical method is wrong (SIMULATE_ARGS="--scale 0.1")
 	@$(BIN)/python -m benchmarks.experiments $(SIMULATE_ARGS)

@@ -74,13 +74,14 @@ class Usage:
 class Worker:
     """A scoring worker's process."""
 
-    def __init__(self, name: str, settings: Settings, delivery: str, log: Path) -> None:
+    def __init__(self, name: str, settings: Settings, delivery: str, log: Path, module: str = "penstock") -> None:
+        """`module`: what `python -m` runs with the arguments of `penstock worker`."""
         port = free_port()
         http = settings.http.model_copy(update={"host": "127.0.0.1", "worker_port": port})
         environment = settings.model_copy(update={"http": http}).environment()
         inherited = {key: value for key, value in os.environ.items() if not key.startswith("PENSTOCK_")}
         self._url = f"http://127.0.0.1:{port}"
-        command = [sys.executable, "-m", "penstock", "worker", "--name", name, "--delivery", delivery]
+        command = [sys.executable, "-m", module, "worker", "--name", name, "--delivery", delivery]
         self._program = Program(
             name, command, log, env={**inherited, **environment}, ready_url=f"{self._url}/readyz"
         )  # fmt: skip
@@ -171,8 +172,10 @@ class Bed:
         model: str,
         *,
         say: Callable[[str], None] = lambda _line: None,
+        worker_module: str = "penstock",
     ) -> None:
-        """`model`: see `make_workload`. Its errors are raised by `__enter__`."""
+        """`model`: see `make_workload`. Its errors are raised by `__enter__`. `worker_module`: see `Worker`."""
+        self._worker_module = worker_module
         self._given = settings
         self._broker = broker
         self._model = model
@@ -200,7 +203,7 @@ class Bed:
             self._stack = LocalStack(self.settings, broker=self._broker, workers=0, ingest=False, say=self._say)
             self._stack.start()
             self.settings = self._stack.settings
-            create_topics(self.settings.kafka.client(), self._own_topics())
+            self.add_topics(self.copies, *self.echo_topics)
         except BaseException:
             self._folder.cleanup()
             raise
@@ -244,6 +247,14 @@ class Bed:
             self._broker, "a broker that ran already"
         )
 
+    @property
+    def tells_ends(self) -> bool:
+        """Whether the broker is known to tell where a partition ends as soon as a record is in it: Apache Kafka does.
+
+        The embedded broker tells it too low for a while.
+        """
+        return self._broker == KAFKA
+
     def client(self) -> dict[str, Any]:
         """librdkafka's configuration of a client of the benchmark itself, which keeps quiet about a broker's end."""
         return {**self.settings.kafka.client(), "log_level": 0}
@@ -264,11 +275,23 @@ class Bed:
         used = psutil.Process(pid).cpu_times()
         return float(used.user + used.system)
 
+    def use_group(self, name: str) -> str:
+        """Let the workers that are started next be in this group, told apart from other benchmarks'; its full name."""
+        group = f"penstock-bench-{self.run_id[:12]}-{name}"
+        worker = self.settings.worker.model_copy(update={"group": group})
+        self.settings = self.settings.model_copy(update={"worker": worker})
+        return group
+
+    def add_topics(self, *names: str) -> None:
+        """Create topics with as many partitions as the others."""
+        size = {"max.message.bytes": str(MAX_MESSAGE_BYTES)}
+        create_topics(self.settings.kafka.client(), [TopicSpec(name, PARTITIONS, size) for name in names])
+
     def start_workers(self, count: int, delivery: str) -> None:
         """Start them and return when all are ready."""
         for number in range(count):
             name = f"bench-{number + 1}"
-            worker = Worker(name, self.settings, delivery, self.folder / "logs" / f"{name}.log")
+            worker = Worker(name, self.settings, delivery, self.folder / "logs" / f"{name}.log", self._worker_module)
             self.workers.append(worker)
             worker.start()
 
@@ -295,10 +318,6 @@ class Bed:
             if time.monotonic() > end:
                 raise BenchError(f"the workers do not share {topic} after {seconds:.0f} s: {shares}")
             pause.wait(0.2)
-
-    def _own_topics(self) -> list[TopicSpec]:
-        size = {"max.message.bytes": str(MAX_MESSAGE_BYTES)}
-        return [TopicSpec(name, PARTITIONS, size) for name in (self.copies, *self.echo_topics)]
 
     def _delete_topics(self) -> None:
         from confluent_kafka import KafkaException

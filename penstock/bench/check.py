@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -49,12 +49,12 @@ def check_round(
     bed: Bed, run: str, requests: int, replies_from: Sequence[int], log_from: Sequence[int], *, twice_is_wrong: bool
 ) -> Checked:
     """Read replies and log of the round behind these offsets. `twice_is_wrong`: of the log, with exactly-once."""
-    replies = [one.value() for one in read_new(bed, bed.topics.replies, replies_from, committed=False)]
+    replies = (one.value() for one in read_new(bed, bed.topics.replies, replies_from, committed=False))
     seen, wrong, compared = count_replies(bed.settings.codec(), bed.workload, run, requests, replies)
     log, log_wrong = np.zeros(0, np.int64), 0
     for _ in range(_TRIES):
         # The commit is answered a moment before its markers are written.
-        values = [one.value() for one in read_new(bed, bed.topics.predictions, log_from, committed=True)]
+        values = (one.value() for one in read_new(bed, bed.topics.predictions, log_from, committed=True))
         log, log_wrong = count_log(bed.settings.codec(), run, requests, values)
         if (log > 0).all():
             break
@@ -71,7 +71,7 @@ def check_round(
 
 
 def count_replies(
-    codec: Codec, workload: Workload, run: str, requests: int, values: Sequence[Any]
+    codec: Codec, workload: Workload, run: str, requests: int, values: Iterable[Any]
 ) -> tuple[Any, int, int]:
     """How often each request was answered [requests]; how many answers are wrong; how many were compared.
 
@@ -100,7 +100,7 @@ def count_replies(
     return seen, wrong, compared
 
 
-def count_log(codec: Codec, run: str, requests: int, values: Sequence[Any]) -> tuple[Any, int]:
+def count_log(codec: Codec, run: str, requests: int, values: Iterable[Any]) -> tuple[Any, int]:
     """How often each request of the run is in the prediction log [requests], and how many of its rows are wrong."""
     seen = np.zeros(requests, np.int64)
     wrong = 0

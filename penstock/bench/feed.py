@@ -8,14 +8,15 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, Final
 
 from confluent_kafka import Consumer, Message, Producer, TopicPartition
 
-from penstock.bench.bed import Bed, BenchError
+from penstock.bench.bed import PARTITIONS, Bed, BenchError
 
 _FILL_SECONDS: Final = 300.0
+_BY_KEY: Final = -1  # librdkafka's "any": the partitioner decides
 _WATCH_SECONDS: Final = 0.01
 
 
@@ -47,22 +48,48 @@ class Feed:
         self.records = 0
         self._producer.begin_transaction()
 
-    def put(self, values: Sequence[bytes], keys: Sequence[bytes] | None = None) -> None:
-        """Write records, to the partitions of their keys, or by turns. Raises `BenchError`."""
-        batch: list[dict[str, Any]]
-        if keys is None:
-            batch = [{"value": one, "partition": (self.records + at) % 8} for at, one in enumerate(values)]
+    def put(
+        self,
+        values: Sequence[bytes],
+        keys: Sequence[bytes] | None = None,
+        headers: list[tuple[str, str | bytes | None]] | None = None,
+    ) -> None:
+        """Write records, to the partitions of their keys, or by turns; `headers` with each. Raises `BenchError`."""
+        if headers is not None and keys is not None:
+            self._put_with_headers(values, keys, headers)
+            return
+        if keys is not None:
+            self._put_batch([{"value": one, "key": key} for one, key in zip(values, keys, strict=True)])
         else:
-            batch = [{"value": one, "key": key} for one, key in zip(values, keys, strict=True)]
+            for first in range(PARTITIONS):
+                # By turns from put to put as well. A partition in a message's own dict is not heeded.
+                own = [{"value": one} for one in values[first::PARTITIONS]]
+                self._put_batch(own, (self.records + first) % PARTITIONS)
+        self.records += len(values)
+
+    def _put_batch(self, batch: list[dict[str, Any]], partition: int = _BY_KEY) -> None:
         end = time.monotonic() + _FILL_SECONDS
         while batch:
-            queued = self._producer.produce_batch(self._topic, batch)
+            queued = self._producer.produce_batch(self._topic, batch, partition=partition)
             self._producer.poll(0)
             if queued < len(batch):
                 self._producer.poll(0.05)
                 if time.monotonic() > end:
                     raise BenchError(f"{self._topic} could not be filled within {_FILL_SECONDS:.0f} s")
             batch = [one for one in batch if one.pop("_error", None) is not None]
+
+    def _put_with_headers(
+        self, values: Sequence[bytes], keys: Sequence[bytes], headers: list[tuple[str, str | bytes | None]]
+    ) -> None:
+        # produce_batch carries none.
+        for value, key in zip(values, keys, strict=True):
+            while True:
+                try:
+                    self._producer.produce(self._topic, value, key, headers=headers)
+                    break
+                except BufferError:
+                    self._producer.poll(0.05)
+        self._producer.poll(0)
         self.records += len(values)
 
     def close(self) -> None:
@@ -121,8 +148,8 @@ class Progress:
         return time.perf_counter()
 
 
-def read_new(bed: Bed, topic: str, starts: Sequence[int], *, committed: bool) -> list[Message]:
-    """All records of the topic from `starts` on. Raises `BenchError` where they do not come."""
+def read_new(bed: Bed, topic: str, starts: Sequence[int], *, committed: bool) -> Iterator[Message]:
+    """All records of the topic from `starts` on, as they come. Raises `BenchError` where they do not."""
     consumer = Consumer(
         {
             **bed.consumer("penstock-bench-read"),
@@ -133,13 +160,12 @@ def read_new(bed: Bed, topic: str, starts: Sequence[int], *, committed: bool) ->
     )
     waiting = set(range(len(starts)))
     consumer.assign([TopicPartition(topic, number, start) for number, start in enumerate(starts)])
-    found: list[Message] = []
     silent_until = time.monotonic() + 30
     while waiting:
         messages = consumer.consume(10_000, 0.1)
         for one in messages:
             if one.error() is None:
-                found.append(one)
+                yield one
             else:
                 # The only event that is no record here: the end of a partition, as far as it may be read.
                 waiting.discard(one.partition())
@@ -148,4 +174,3 @@ def read_new(bed: Bed, topic: str, starts: Sequence[int], *, committed: bool) ->
         elif time.monotonic() > silent_until:
             raise BenchError(f"{topic} cannot be read to its end")
     consumer.close()
-    return found

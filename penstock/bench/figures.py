@@ -65,6 +65,7 @@ class Latency:
     p99: float
     worst: float
     lost: int = 0
+    mean: float = float("nan")
 
     @classmethod
     def of(cls, seconds: Sequence[float], lost: int = 0) -> Latency:
@@ -72,13 +73,15 @@ class Latency:
         if not len(seconds):
             return cls(0, float("nan"), float("nan"), float("nan"), lost)
         own = np.asarray(seconds, np.float64) * 1e3
-        return cls(len(own), float(np.quantile(own, 0.5)), float(np.quantile(own, 0.99)), float(own.max()), lost)
+        p50, p99 = (float(np.quantile(own, share)) for share in (0.5, 0.99))
+        return cls(len(own), p50, p99, float(own.max()), lost, float(own.mean()))
 
     def to_json(self) -> dict[str, Any]:
         """Milliseconds by name."""
         return {
             "count": self.count,
             "lost": self.lost,
+            "mean_ms": round(self.mean, 2),
             "p50_ms": round(self.p50, 2),
             "p99_ms": round(self.p99, 2),
             "max_ms": round(self.worst, 2),

@@ -46,7 +46,11 @@ def copy(bootstrap: str, source: str, target: str, starts: list[int], records: i
         if not began and messages:
             began, cpu = time.perf_counter(), _cpu()
         left -= len(messages)
-        _send(producer, target, [{"value": one.value(), "partition": one.partition()} for one in messages])
+        batches: dict[int, list[dict[str, Any]]] = {}
+        for one in messages:
+            batches.setdefault(one.partition() or 0, []).append({"value": one.value()})
+        for partition, batch in batches.items():
+            _send(producer, target, partition, batch)
         if not messages and time.monotonic() > give_up:
             raise RuntimeError(f"{left} of {records} records did not come within {seconds:.0f} s")
     if producer.flush(seconds):
@@ -56,9 +60,10 @@ def copy(bootstrap: str, source: str, target: str, starts: list[int], records: i
     return {"records": records, "seconds": took, "cpu_seconds": used}
 
 
-def _send(producer: Producer, target: str, batch: list[dict[str, Any]]) -> None:
+def _send(producer: Producer, target: str, partition: int, batch: list[dict[str, Any]]) -> None:
     while batch:
-        queued = producer.produce_batch(target, batch)
+        # A partition in a message's own dict is not heeded.
+        queued = producer.produce_batch(target, batch, partition=partition)
         producer.poll(0)
         if queued == len(batch):
             return

@@ -16,27 +16,35 @@ from typing import Any, Final
 
 from confluent_kafka import Consumer, Producer, TopicPartition
 
+from penstock.bench.asking import Asker
 from penstock.bench.bed import PARTITIONS, Bed, BenchError
 from penstock.bench.feed import marks_of
 from penstock.bench.figures import Latency, Spread, doubts
-from penstock.bench.workload import POOL, RequestMaker
+from penstock.bench.workload import RequestMaker
 from penstock.supervisor import Program
-from producers.client import ScoringClient
-from producers.errors import ScoringError
 
 _TIMEOUT: Final = 10.0
 _WARM_UP_SECONDS: Final = 2.0
 Say = Callable[[str], None]
 
 
-async def paced(rate: float, count: int, ask: Callable[[int], Awaitable[bool]]) -> Latency:
-    """Call `ask(i)` at `rate` a second, whatever becomes of the calls before; latencies from when each was due."""
+async def paced(
+    rate: float,
+    count: int,
+    ask: Callable[[int], Awaitable[bool]],
+    record: Callable[[float, float], None] = lambda _due, _seconds: None,
+) -> Latency:
+    """Call `ask(i)` at `rate` a second, whatever becomes of the calls before; latencies from when each was due.
+
+    `record` is told of each answer: when it was due (perf_counter), and its latency.
+    """
     seconds: list[float] = []
     tasks: list[asyncio.Task[None]] = []
 
     async def one(number: int, due: float) -> None:
         if await ask(number):
             seconds.append(time.perf_counter() - due)
+            record(due, seconds[-1])
 
     start = time.perf_counter() + 0.05
     for number in range(count):
@@ -50,34 +58,19 @@ async def paced(rate: float, count: int, ask: Callable[[int], Awaitable[bool]]) 
 def run_reply(bed: Bed, rate: float, seconds: float, rounds: int, workers: int, say: Say) -> dict[str, Any]:
     """Measure the echo and the workers by turns. Raises `BenchError`, and a client's errors at the start."""
     bed.start_workers(workers, "exactly-once")
-    client = ScoringClient(bed.client(), bed.settings.codec(), bed.topics, timeout=_TIMEOUT, max_in_flight=10_000)
     count = max(1, round(rate * seconds / rounds))
     warm = max(1, round(rate * _WARM_UP_SECONDS))
-    errors: dict[str, int] = {}
-    inside: list[float] = []
-
-    async def ask(number: int) -> bool:
-        try:
-            score = await client.score(bed.workload.model, user_id=f"u{number % 1000}", **_row(bed, number))
-        except ScoringError as error:
-            name = type(error).__name__
-            errors[name] = errors.get(name, 0) + 1
-            return False
-        inside.append(score.worker_seconds)
-        return True
-
     echoes: list[Latency] = []
     answers: list[Latency] = []
-    with client, Echo(bed) as echo:
-        _first(ask)
-        asyncio.run(paced(rate, warm, ask))
+    with Asker(bed) as asker, Echo(bed) as echo:
+        asker.await_first()
+        asyncio.run(paced(rate, warm, asker.ask))
         asyncio.run(paced(rate, warm, echo.ask))
-        errors.clear()
-        inside.clear()
+        asker.forget()
         before = bed.usage()
         for number in range(rounds):
             echoes.append(asyncio.run(paced(rate, count, echo.ask)))
-            answers.append(asyncio.run(paced(rate, count, ask)))
+            answers.append(asyncio.run(paced(rate, count, asker.ask)))
             say(
                 f"round {number + 1}: echo p50 {echoes[-1].p50:.1f} ms, p99 {echoes[-1].p99:.1f} ms; "
                 f"workers p50 {answers[-1].p50:.1f} ms, p99 {answers[-1].p99:.1f} ms"
@@ -99,32 +92,12 @@ def run_reply(bed: Bed, rate: float, seconds: float, rounds: int, workers: int, 
         **{name: spread.to_json(2) for name, spread in figures.items()},
         "added_p50_ms": round(figures["reply_p50_ms"].median - figures["echo_p50_ms"].median, 2),
         "added_p99_ms": round(figures["reply_p99_ms"].median - figures["echo_p99_ms"].median, 2),
-        "inside_worker": Latency.of(inside).to_json(),
+        "inside_worker": Latency.of(asker.inside).to_json(),
         "profile": used.to_json(),
-        "errors": errors,
+        "errors": asker.errors,
         "doubts": doubts(echo_p50=figures["echo_p50_ms"], reply_p50=figures["reply_p50_ms"]),
         "rounds": [{"echo": a.to_json(), "reply": b.to_json()} for a, b in zip(echoes, answers, strict=True)],
     }
-
-
-def _row(bed: Bed, number: int) -> dict[str, Any]:
-    at = number % POOL
-    if bed.workload.features:
-        return {"features": bed.workload.features[at]}
-    return {"inputs": {name: array[at : at + 1] for name, array in bed.workload.inputs.items()}}
-
-
-def _first(ask: Callable[[int], Awaitable[bool]], seconds: float = 60.0) -> None:
-    """Wait until a worker answers: it is ready a moment before it has its partitions."""
-
-    end = time.monotonic() + seconds
-    while not asyncio.run(_once(ask)):
-        if time.monotonic() > end:
-            raise BenchError(f"no worker answered within {seconds:.0f} s")
-
-
-async def _once(ask: Callable[[int], Awaitable[bool]]) -> bool:
-    return await ask(0)
 
 
 class Echo:

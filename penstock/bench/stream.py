@@ -74,13 +74,13 @@ def run_stream(bed: Bed, records: int, rounds: int, delivery: str, workers: int,
         _fill(bed, feed, run, records)
         replies, log = marks[bed.topics.replies](), marks[bed.topics.predictions]()
         # By turns, so that neither always finds the machine as the other left it.
-        raw = _raw(bed, topic, feed) if number % 2 else {}
+        raw = raw_copy(bed, topic, feed) if number % 2 else {}
         before, broker = bed.usage(), bed.broker_cpu()
         began = feed.open()
         took = progress.wait(feed.starts, records, 60 + records / _SLOWEST) - began
         used = bed.usage().since(before)
         broker_used = None if broker is None else ((bed.broker_cpu() or 0.0) - broker) / records * 1e6
-        raw = raw or _raw(bed, topic, feed)
+        raw = raw or raw_copy(bed, topic, feed)
         checked = check_round(bed, run, records, replies, log, twice_is_wrong=delivery == "exactly-once")
         one = Round(
             records / raw["seconds"], raw["cpu_seconds"] / records * 1e6, records / took, used, broker_used, checked
@@ -132,7 +132,8 @@ def _fill(bed: Bed, feed: Feed, run: str, records: int) -> None:
     feed.close()
 
 
-def _raw(bed: Bed, topic: str, feed: Feed) -> dict[str, float]:
+def raw_copy(bed: Bed, topic: str, feed: Feed) -> dict[str, float]:
+    """Copy what is behind the gate, open or not, in a process of its own: its `seconds` and `cpu_seconds`."""
     limit = 60 + feed.records / _SLOWEST
     command = [
         *(sys.executable, "-m", "penstock.bench.raw", "copy", "--bootstrap", bed.bootstrap),

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from penstock import console
+from penstock.commands._bench_peers import peers
 
 if TYPE_CHECKING:
     from penstock.bench.bed import Bed
@@ -26,6 +28,7 @@ def register(app: typer.Typer) -> None:
     bench = typer.Typer(help="Measure Penstock beside the limits of this machine, in one run.", no_args_is_help=True)
     for command in (stream, bulk, reply, soak):
         bench.command()(command)
+    bench.command()(peers)
     app.add_typer(bench, name="bench")
 
 
@@ -146,8 +149,18 @@ def soak(
 
 def _measure(what: str, broker: str, model: str, run: Callable[[Bed], dict[str, Any]]) -> dict[str, Any]:
     """Run a benchmark in a bed; a failure ends the command with its line."""
+    from penstock.bench.bed import Bed, machine
+
+    with failing_in_one_line(broker), Bed(console.settings(stack=False), broker, model, say=console.note) as bed:
+        about = {"benchmark": what, "broker": bed.broker, "model": bed.workload.shown, "partitions": 8}
+        return {**about, "machine": machine(bed.settings, broker), **run(bed)}
+
+
+@contextmanager
+def failing_in_one_line(broker: str) -> Iterator[None]:
+    """Turn what a benchmark raises into the command's last line. `broker` is looked at first."""
     from models.errors import ModelError
-    from penstock.bench.bed import Bed, BenchError, machine
+    from penstock.bench.bed import BenchError
     from penstock.bench.workload import WorkloadError
     from penstock.stack import StackError
     from penstock.supervisor import ServiceError
@@ -156,11 +169,8 @@ def _measure(what: str, broker: str, model: str, run: Callable[[Bed], dict[str, 
     host, _, port = broker.rpartition(":")
     if broker not in ("embedded", "kafka") and not (host and port.isdigit()):
         console.fail(f"broker {broker!r} is neither embedded, nor kafka, nor HOST:PORT")
-    settings = console.settings(stack=False)
     try:
-        with Bed(settings, broker, model, say=console.note) as bed:
-            about = {"benchmark": what, "broker": bed.broker, "model": bed.workload.shown, "partitions": 8}
-            return {**about, "machine": machine(bed.settings, broker), **run(bed)}
+        yield
     except (ModelError, WorkloadError) as error:
         console.fail(str(error))
     except (BenchError, BrokerUnavailableError, ServiceError, StackError) as error:
