@@ -53,7 +53,7 @@ class Arm:
 class Source:
     """Where the events of a metric come from, and what one event is worth.
 
-    Exactly one of `outcome` (an outcome's name) and `prediction` (one of `PREDICTION_COLUMNS`) is set. `value` is one of
+    Exactly one of `outcome` (its name) and `prediction` (one of `PREDICTION_COLUMNS`) is set. `value` is one of
     `OUTCOME_VALUES`; those of `SCORED_VALUES` compare the outcome with the score of the prediction it names, a score
     above `threshold` being a call of 1. `aggregate` makes the unit's events one number.
     """
@@ -116,7 +116,7 @@ class Guardrail:
 
 
 @dataclass(frozen=True, slots=True)
-class Test:
+class Procedure:
     """How the decision is made. `looks` and `spending` belong to group-sequential tests.
 
     `spending_parameter`: the power of the power family, gamma of Hwang, Shih and DeCani's.
@@ -141,11 +141,11 @@ class Definition:
     name: str
     hypothesis: str
     model: str
-    arms: tuple[Arm, ...]
+    variants: tuple[Arm, ...]
     control: str
     metrics: tuple[Metric, ...]
     guardrails: tuple[Guardrail, ...] = ()
-    test: Test = Test()
+    test: Procedure = Procedure()
     unit: Literal["user"] = "user"
     salt: str = ""
     layer: str = ""
@@ -156,11 +156,11 @@ class Definition:
 
     def shares(self) -> dict[str, float]:
         """Share by arm: what `models.routing.Experiment.create` takes, with `versions`, `salt` and the layer."""
-        return {arm.name: arm.share for arm in self.arms}
+        return {arm.name: arm.share for arm in self.variants}
 
     def versions(self) -> dict[str, str]:
         """Model version by arm."""
-        return {arm.name: arm.version for arm in self.arms}
+        return {arm.name: arm.version for arm in self.variants}
 
     def metric(self, name: str) -> Metric:
         """The metric of that name. Raises `DefinitionError`."""
@@ -177,7 +177,7 @@ class Definition:
         for judged in ("direction", "mde", "cap_percentile", "percentile"):
             body.pop(judged, None)
         body |= {"binned": metric.binned, "slot": self.slot.total_seconds()}
-        return xxh3_64_hexdigest(json.dumps(body, sort_keys=True))
+        return xxh3_64_hexdigest(json.dumps(body, sort_keys=True).encode())
 
     def to_json(self) -> str:
         """The definition as JSON; `definition_reader.from_json` reads it."""
@@ -222,7 +222,7 @@ class Plan:
 
         Who moves is decided by `models.routing.Experiment.ramp`, on the assignment.
         """
-        arms = {arm.name: arm for arm in self.definition.arms}
+        arms = {arm.name: arm for arm in self.definition.variants}
         for name, share in shares.items():
             if name not in arms:
                 raise DefinitionError(
@@ -235,7 +235,7 @@ class Plan:
                 f"experiment {self.definition.name!r}: shares add up to {total:.2%}; each must be 0% to 100%, "
                 "and all together at most 100%"
             )
-        return replace(self, definition=replace(self.definition, arms=tuple(arms.values())))
+        return replace(self, definition=replace(self.definition, variants=tuple(arms.values())))
 
     def to_json(self) -> str:
         """The body of its control record; `definition_reader.plan_from_json` reads it."""

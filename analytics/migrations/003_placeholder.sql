@@ -1,0 +1,1 @@
+-- Keeps the number until the migration that belongs here arrives; takes its place when that one is merged.
