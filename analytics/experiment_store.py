@@ -28,8 +28,8 @@ class UnitSums:
     """Sufficient statistics of one arm on one metric; two of them add up with `+`.
 
     Over `n` units: y is the unit's number (of a ratio its numerator), x a ratio's denominator, c and d the same two
-    before the exposure (CUPED's covariate); yy is the sum of squares of y, yx of the products, and so on. `events` is how
-    many events the units had. Of anything but a ratio x is 0: its denominator is the unit.
+    before the exposure (CUPED's covariate); yy is the sum of squares of y, yx of the products, and so on. `events` is
+    how many events the units had. Of anything but a ratio x is 0: its denominator is the unit.
     """
 
     metric: str

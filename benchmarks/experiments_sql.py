@@ -24,7 +24,8 @@ from analytics.experiment_store import ExperimentStore
 from analytics.migrate import migrate
 from analytics.warehouse import Warehouse, WarehouseConfig
 
-START: Final = datetime(2026, 1, 5, tzinfo=UTC)
+# Recent: what is older than the time to live of predictions would be gone as it is inserted.
+START: Final = datetime.now(UTC).replace(hour=0, minute=0, second=0, microsecond=0) - timedelta(days=40)
 DAYS: Final = 30
 MEMORY: Final = 2_000_000_000
 THREADS: Final = 2
