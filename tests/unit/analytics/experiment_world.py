@@ -16,6 +16,7 @@ import pyarrow as pa
 
 from analytics.definition_reader import read
 from analytics.definitions import Definition, Metric, Source
+from analytics.experiment_sql import sources
 from analytics.warehouse import Warehouse
 
 # Predictions older than their time to live are gone as they are inserted.
@@ -53,7 +54,7 @@ class Happened:
     user: str
     hours: float
     value: float = 1.0
-    id: str = ""  # noqa: A003
+    id: str = ""
     name: str = "bought"
     request: str = ""
     experiment: str = "exp"
@@ -86,7 +87,10 @@ class World:
                     "variant": [one.variant for one in some],
                     "partition": pa.array([one.partition for one in some], pa.int32()),
                     "sent_at": _times(
-                        [moment - timedelta(milliseconds=one.latency_ms) for moment, one in zip(moments, some, strict=True)]
+                        [
+                            moment - timedelta(milliseconds=one.latency_ms)
+                            for moment, one in zip(moments, some, strict=True)
+                        ]
                     ),
                     "scored_at": _times(moments),
                     "code": [one.code for one in some],
@@ -166,7 +170,9 @@ def expected(
         slot = DAY0 + (moment - DAY0) // grain * grain
         if moment < started or (stopped is not None and moment >= stopped) or slot + grain > looked:
             continue
-        firsts[one.user] = min(firsts.get(one.user, (moment, one.request, one.variant)), (moment, one.request, one.variant))
+        firsts[one.user] = min(
+            firsts.get(one.user, (moment, one.request, one.variant)), (moment, one.request, one.variant)
+        )
         arms.setdefault(one.user, set()).add(one.variant)
     total: dict[str, dict[str, float]] = {}
     for user, (first, _, variant) in firsts.items():
@@ -196,7 +202,9 @@ def _unit(
         if source is None:
             numbers |= {name: 0.0, pre: 0.0}
             continue
-        moments = _events(world, definition, source, user)
+        # Both sides of a ratio of one outcome are of the same events.
+        by_request = any(one.by_request and one.outcome == source.outcome for one in sources(metric))
+        moments = _events(world, definition, source, user, by_request)
         post = [value for moment, value, mine in moments if first <= moment <= first + metric.window and mine]
         past = [value for moment, value, _ in moments if first - before <= moment < first] if before else []
         if name == "y":
@@ -207,13 +215,17 @@ def _unit(
     return numbers, events
 
 
-def _events(world: World, definition: Definition, source: Source, user: str) -> list[tuple[datetime, float, bool]]:
+def _events(
+    world: World, definition: Definition, source: Source, user: str, by_request: bool
+) -> list[tuple[datetime, float, bool]]:
     found = []
     mine = [one for one in world.predictions if one.user == user and one.model == definition.model]
     if source.prediction:
         for one in mine:
             value = {"score": one.score, "latency_ms": one.latency_ms, "error": float(one.code != "OK"), "rows": 1.0}
-            found.append((at(one.hours), value[source.prediction], one.experiment == definition.name and one.variant != ""))
+            found.append(
+                (at(one.hours), value[source.prediction], one.experiment == definition.name and one.variant != "")
+            )
         return [one for one in found if math.isfinite(one[1])]
     latest: dict[tuple[str, str, str], Happened] = {}
     for one in world.outcomes:
@@ -221,10 +233,10 @@ def _events(world: World, definition: Definition, source: Source, user: str) -> 
     for one in latest.values():
         if one.name != source.outcome or one.model not in (definition.model, ""):
             continue
-        if source.by_request:
+        if by_request:
             for seen in mine:
                 if seen.request == one.request and seen.code == "OK" and math.isfinite(seen.score):
-                    call = float((seen.score > source.threshold) == (one.value > 0.5))
+                    call = float((seen.score > source.threshold) == (one.value > 0.5)) if source.by_request else 1.0
                     found.append((at(seen.hours), call, seen.experiment == definition.name and seen.variant != ""))
         elif one.user == user:
             value = one.value if source.value == "value" else 1.0
