@@ -22,9 +22,9 @@ _BIN_SHIFT: Final = 1100
 _BIN_LEAST: Final = 1e-9
 # An outcome that was logged longer than this before it happened has a wrong clock, and does not count.
 CLOCK_SKEW: Final = timedelta(days=1)
+_OF_FIRST: Final = ("variant", "version", "worker", "partition")
 RUN: Final = "experiment = {experiment:String} AND started_at = {started_at:DateTime64(6)} AND grain = {grain:UInt32}"
 _RUN_COLUMNS: Final = "{experiment:String}, {started_at:DateTime64(6)}, {grain:UInt32}"
-_FIRST: Final = "Tuple(at DateTime64(6, 'UTC'), request_id String, variant String, version String, worker String, "
 _SOURCES: Final = {
     "score": "p.score",
     "latency_ms": "dateDiff('microsecond', p.sent_at, p.scored_at) / 1000",
@@ -84,40 +84,42 @@ def prediction_slots(grain: int) -> str:
 
 
 def fresh(slots: Sequence[int], grain: int) -> str:
-    """Units that these slots' predictions show: user_id, first (see experiment_exposures), low, high."""
+    """Units that these slots' predictions show, with the columns of experiment_exposures from user_id on."""
+    firsts = ", ".join(f"argMin({one}, scored_at) AS f_{one}" for one in _OF_FIRST)
     return f"""
-        SELECT
-            user_id,
-            min(tuple(scored_at, request_id, toString(variant), toString(version), toString(worker), partition))
-                AS first,
-            min(toString(variant)) AS low,
-            max(toString(variant)) AS high
+        SELECT user_id, min(scored_at) AS first_at, {firsts}, min(variant) AS low, max(variant) AS high
         FROM predictions
         WHERE model = {{model:String}} AND experiment = {{experiment:String}} AND variant != '' AND user_id != ''
             AND scored_at >= {_moment(min(slots))} AND scored_at < {_moment(max(slots) + grain)}
             AND scored_at >= {{started_at:DateTime64(6)}} AND scored_at < {{ended_at:DateTime64(6)}}
-            AND {within(slot_of("scored_at"), slots, grain)}
+            {"" if len(ranges(slots, grain)) == 1 else f"AND {within(slot_of('scored_at'), slots, grain)}"}
         GROUP BY user_id"""
 
 
-def units(users: str = "", slots: str = "") -> str:
-    """The run's units as far as they are folded: user_id, first, low, high, slot (of the first exposure).
+def units(users: str = "", slots: str = "", *, of_first: bool = False) -> str:
+    """The run's units as far as they are folded: user_id, at, low, high, slot (of the first exposure).
 
-    `users`: a query of user ids; `slots`: a condition on `slot`. Both are narrowings.
+    `users`: a query of user ids; `slots`: a condition on `slot`. Both are narrowings. `of_first` adds f_variant,
+    f_version, f_worker and f_partition of the first exposure.
     """
     some = f"AND user_id IN ({users})" if users else ""
+    firsts = "".join(f", argMin({one}, first_at) AS f_{one}" for one in _OF_FIRST if of_first)
     return f"""
-        SELECT user_id, min(first) AS first, min(low) AS low, max(high) AS high, {slot_of("first.1")} AS slot
+        SELECT user_id, min(first_at) AS at, min(low) AS low, max(high) AS high, {slot_of("at")} AS slot{firsts}
         FROM experiment_exposures WHERE {RUN} {some} GROUP BY user_id {f"HAVING {slots}" if slots else ""}"""
 
 
-def units_of(slots: Sequence[int], grain: int, *, all_slots: bool) -> str:
-    """`units` whose first exposure lies in these slots. `all_slots`: they are all that is folded."""
-    if all_slots:
-        return units()
-    condition = within("slot", slots, grain)
-    # By table order a slot's rows lie together; a unit may have an earlier one, so all of its rows are asked.
-    return units(f"SELECT user_id FROM experiment_exposures WHERE {RUN} AND {condition}", condition)
+def units_of(slots: Sequence[int], grain: int, *, narrow: bool, of_first: bool = False) -> str:
+    """`units` whose first exposure lies in these slots. `narrow` pays where the slots are few of all that are folded.
+
+    By the table's order a slot's rows lie together. A unit may have an earlier row, so all of its rows are asked.
+    """
+    return units(_users_of(slots, grain) if narrow else "", within("slot", slots, grain), of_first=of_first)
+
+
+def _users_of(slots: Sequence[int], grain: int) -> str:
+    """User ids seen in these slots for the first time in some fold: their units, and a few more."""
+    return f"SELECT user_id FROM experiment_exposures WHERE {RUN} AND {within('slot', slots, grain)}"
 
 
 def disturbed(slots: Sequence[int], grain: int) -> str:
@@ -126,42 +128,55 @@ def disturbed(slots: Sequence[int], grain: int) -> str:
         SELECT DISTINCT toUnixTimestamp(k.slot) AS slot
         FROM ({fresh(slots, grain)}) AS f
         INNER JOIN ({units(f"SELECT user_id FROM ({fresh(slots, grain)})")}) AS k ON f.user_id = k.user_id
-        WHERE f.first < k.first OR (k.low = k.high AND (f.low != k.low OR f.high != k.high))"""
+        WHERE f.first_at < k.at OR (k.low = k.high AND (f.low != k.low OR f.high != k.high))"""
 
 
 def fold(slots: Sequence[int], grain: int, *, nothing_known: bool) -> str:
     """Put what these slots' predictions tell anew into experiment_exposures."""
     insert = f"""
-        INSERT INTO experiment_exposures (experiment, started_at, grain, slot, user_id, first, low, high)
-        SELECT {_RUN_COLUMNS}, {slot_of("f.first.1")}, f.user_id, f.first, f.low, f.high
+        INSERT INTO experiment_exposures
+            (experiment, started_at, grain, slot, user_id, first_at, variant, version, worker, partition, low, high)
+        SELECT {_RUN_COLUMNS}, {slot_of("f.first_at")}, f.user_id, f.first_at, f.f_variant, f.f_version, f.f_worker,
+            f.f_partition, f.low, f.high
         FROM ({fresh(slots, grain)}) AS f"""
     if nothing_known:
         return insert
     known = units(f"SELECT user_id FROM ({fresh(slots, grain)})")
     return f"""{insert}
         LEFT JOIN ({known}) AS k ON f.user_id = k.user_id
-        WHERE k.user_id = '' OR f.first < k.first OR f.low < k.low OR f.high > k.high"""
+        WHERE k.user_id = '' OR f.first_at < k.at OR f.low < k.low OR f.high > k.high"""
 
 
-def count_units(slots: Sequence[int], grain: int, *, all_slots: bool) -> str:
+def count_units(slots: Sequence[int], grain: int, *, narrow: bool) -> str:
     """Put the units of these slots by variant and slice into experiment_counts."""
     return f"""
         INSERT INTO experiment_counts
             (experiment, started_at, grain, slot, computed, slice, value, variant, units)
-        SELECT {_RUN_COLUMNS}, slot, {{computed:UInt64}}, slice.1, slice.2, if(low = high, low, '') AS variant, count()
-        FROM ({units_of(slots, grain, all_slots=all_slots)})
+        SELECT {_RUN_COLUMNS}, slot, {{computed:UInt64}}, slice.1, slice.2, variant, sum(alike)
+        FROM
+        (
+            SELECT slot, f_partition, f_worker, f_version, if(low = high, low, '') AS variant,
+                arrayExists(
+                    (lo, hi) -> bucket >= lo AND bucket < hi, {{lows:Array(UInt16)}}, {{highs:Array(UInt16)}}
+                ) AS early,
+                count() AS alike
+            FROM
+            (
+                SELECT *, toUInt16(xxh3({{salt:String}} || ':' || user_id) % 10000) AS bucket
+                FROM ({units_of(slots, grain, narrow=narrow, of_first=True)})
+            )
+            GROUP BY slot, f_partition, f_worker, f_version, variant, early
+        )
         ARRAY JOIN [
-            ('all', ''), ('partition', toString(first.6)), ('worker', first.5), ('version', first.4),
-            ('joined', if(arrayExists(
-                r -> xxh3({{salt:String}} || ':' || user_id) % 10000 >= r.1
-                    AND xxh3({{salt:String}} || ':' || user_id) % 10000 < r.2,
-                {{initial:Array(Tuple(UInt16, UInt16))}}), 'start', 'later'))
+            ('all', ''), ('partition', toString(f_partition)), ('worker', toString(f_worker)),
+            ('version', toString(f_version)), ('joined', if(early, 'start', 'later'))
         ] AS slice
         GROUP BY slot, slice, variant"""
 
 
-def compute(metric: Metric, slots: Sequence[int], grain: int, *, all_slots: bool) -> str:
+def compute(metric: Metric, slots: Sequence[int], grain: int, *, narrow: bool) -> str:
     """Put the statistics of these slots' units that have events into experiment_stats."""
+    some = f"AND user_id IN ({_users_of(slots, grain)})" if narrow else ""
     bin_of = _bin("y") if metric.binned else "toInt32(0)"
     cap = f"least(y0, {metric.cap_value!r})" if metric.cap_value is not None else "y0"
     pairs = [a + b for a, b in ("yy", "xx", "cc", "dd", "yx", "yc", "yd", "xc", "xd", "cd")]
@@ -174,8 +189,8 @@ def compute(metric: Metric, slots: Sequence[int], grain: int, *, all_slots: bool
              y, x, c, d, {", ".join(pairs)})
         WITH u AS
         (
-            SELECT user_id, slot, first.1 AS at, low AS variant
-            FROM ({units_of(slots, grain, all_slots=all_slots)}) WHERE low = high
+            SELECT user_id, slot, at, low AS variant
+            FROM ({units_of(slots, grain, narrow=narrow)}) WHERE low = high
         )
         SELECT {_RUN_COLUMNS}, {{metric:String}}, {{metric_key:String}}, slot, {{computed:UInt64}}, variant,
             {bin_of} AS bin, count(), sum(events), {sums}
@@ -189,7 +204,7 @@ def compute(metric: Metric, slots: Sequence[int], grain: int, *, all_slots: bool
                     {_aggregate(metric.denominator, "x", "post")} AS x,
                     {_aggregate(metric.source, "y", "NOT post")} AS c,
                     {_aggregate(metric.denominator, "x", "NOT post")} AS d
-                FROM ({" UNION ALL ".join(_feeds(metric, slots, grain))})
+                FROM ({" UNION ALL ".join(_feeds(metric, slots, grain, some))})
                 GROUP BY user_id
             )
             {"WHERE events > 0" if metric.only_with_events else ""}
@@ -241,7 +256,7 @@ def late_outcomes(metrics: Sequence[Metric]) -> str:
         ) AS m ON o.log = m.log AND o.log_partition = m.log_partition
         WHERE o.name IN {{names:Array(String)}} AND o.log_time >= {{since:DateTime64(3)}}
             AND (m.log = '' OR o.log_offset > m.mark)"""
-    in_time = f"n.occurred_at BETWEEN k.first.1 - {_interval(before)} AND k.first.1 + {_interval(after)}"
+    in_time = f"n.occurred_at BETWEEN k.at - {_interval(before)} AND k.at + {_interval(after)}"
     return f"""
         SELECT DISTINCT toUnixTimestamp(k.slot) AS slot
         FROM ({new}) AS n INNER JOIN ({units(f"SELECT user_id FROM ({new})")}) AS k ON n.user_id = k.user_id
@@ -289,18 +304,19 @@ def _aggregate(source: Source | None, side: str, when: str) -> str:
     return how[source.aggregate]
 
 
-def _feeds(metric: Metric, slots: Sequence[int], grain: int) -> list[str]:
+def _feeds(metric: Metric, slots: Sequence[int], grain: int, some: str) -> list[str]:
     """Events of the units `u`: user_id, slot, variant, post, y_value, x_value, is_y, is_x."""
     x = metric.denominator
     if x is None:
-        return [_feed(metric, metric.source, None, slots, grain)]
+        return [_feed(metric, metric.source, None, slots, grain, some)]
     if (x.outcome, x.prediction) == (metric.source.outcome, metric.source.prediction):
         # Both sides are of the same events, so that a ratio of one outcome is a mean over its requests.
-        return [_feed(metric, metric.source, x, slots, grain)]
-    return [_feed(metric, metric.source, None, slots, grain), _feed(metric, None, x, slots, grain)]
+        return [_feed(metric, metric.source, x, slots, grain, some)]
+    return [_feed(metric, metric.source, None, slots, grain, some), _feed(metric, None, x, slots, grain, some)]
 
 
-def _feed(metric: Metric, y: Source | None, x: Source | None, slots: Sequence[int], grain: int) -> str:
+def _feed(metric: Metric, y: Source | None, x: Source | None, slots: Sequence[int], grain: int, some: str) -> str:
+    """Events of one source; `some` narrows the users further than the join with `u` does, before anything is read."""
     chosen = y or x
     if chosen is None:
         raise ValueError("a feed of neither side")
@@ -319,17 +335,17 @@ def _feed(metric: Metric, y: Source | None, x: Source | None, slots: Sequence[in
     predictions = f"""
             SELECT user_id, request_id, score, code, sent_at, scored_at, experiment, variant FROM predictions
             WHERE model = {{model:String}} AND scored_at >= {_moment(earliest)} AND scored_at <= {_moment(latest)}
-                AND user_id != '' {"" if before else "AND experiment = {experiment:String}"}"""
+                AND user_id != '' {some} {"" if before else "AND experiment = {experiment:String}"}"""
     if chosen.prediction:
         events = f"({predictions}) AS p"
         moment, counts = "p.scored_at", "p.experiment = {experiment:String} AND p.variant != ''"
     elif joined:
         events = f"""(SELECT * FROM outcomes FINAL WHERE {named} AND {about} AND {logged} AND request_id != '') AS o
-            INNER JOIN ({predictions} AND code = 'OK' AND user_id IN (SELECT user_id FROM u)
+            INNER JOIN ({predictions} AND code = 'OK'
                 AND isFinite(ifNull(score, nan))) AS p ON o.request_id = p.request_id"""
         moment, counts = "p.scored_at", "p.experiment = {experiment:String} AND p.variant != ''"
     else:
-        events = f"(SELECT * FROM outcomes FINAL WHERE {named} AND {about} AND {logged} AND user_id != '') AS o"
+        events = f"(SELECT * FROM outcomes FINAL WHERE {named} AND {about} AND {logged} AND user_id != '' {some}) AS o"
         moment, counts = "o.occurred_at", f"o.{mine}"
     user = "o" if events.endswith("AS o") else "p"
     return f"""

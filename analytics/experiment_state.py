@@ -142,8 +142,9 @@ class _Look:
         stale = self._stale(changed, "")
         if stale:
             assignment = self._assignment()
-            values = {"salt": assignment.salt, "initial": assignment.ranges, "computed": began}
-            self._command(sql.count_units(stale, self._grain, all_slots=len(stale) == len(changed)), values)
+            lows, highs = zip(*assignment.ranges, strict=True) if assignment.ranges else ((), ())
+            values = {"salt": assignment.salt, "lows": list(lows), "highs": list(highs), "computed": began}
+            self._command(sql.count_units(stale, self._grain, narrow=2 * len(stale) < len(changed)), values)
             self._seal(stale, "", began)
         computed: dict[str, int] = {}
         for metric in self._metrics:
@@ -154,8 +155,8 @@ class _Look:
             for some in self._chunks(metric, ready, rows):
                 began = self._clock()
                 values = {**self._run.parameters(metric), "computed": began}
-                whole = len(some) == len(changed)
-                self._command(sql.compute(metric, some, self._grain, all_slots=whole), values)
+                narrow = 2 * len(some) < len(changed)
+                self._command(sql.compute(metric, some, self._grain, narrow=narrow), values)
                 self._command(sql.compute_silent(metric, some, self._grain), values)
                 self._seal(some, key, began)
             computed[metric.name] = len(ready)

@@ -3,13 +3,13 @@
 -- A run is (experiment, started_at). Time is cut into slots of `grain` seconds; a unit (a user) belongs to the slot of
 -- its first exposure. A look folds new slots of predictions into experiment_exposures, and computes the statistics of
 -- those slots whose windows have closed. Statistics of slots add up, so a figure is a sum over slots. Whatever a look
--- writes twice, or leaves half done, changes nothing: exposures are minima and maxima, and statistics count only once
--- their slot is in experiment_sealed. These are tables and no materialized views because ingest's block is one part of
+-- writes twice, or leaves half done, changes nothing: exposures are read as minima and maxima, and statistics count only
+-- once their slot is in experiment_sealed. These are tables and no materialized views because ingest's block is one part of
 -- one table (see 001), and because a user's first exposure is not known from a block.
 
--- A unit's exposures, a row for each fold that told something new about it. `first` is (time, request, variant,
--- version, worker, partition of the request topic); low and high are the smallest and largest variant seen: where a
--- unit's are not equal, it met two variants.
+-- A unit's exposures, a row for each fold that told something new about it: the first of those folded, with its variant,
+-- version, worker and partition of the request topic, and the smallest and largest variant. Over a unit's rows the
+-- earliest holds; where the smallest and largest of all are not equal, it met two variants.
 CREATE TABLE IF NOT EXISTS experiment_exposures
 (
     experiment LowCardinality(String),
@@ -17,13 +17,15 @@ CREATE TABLE IF NOT EXISTS experiment_exposures
     grain      UInt32,
     slot       DateTime('UTC') CODEC(Delta, ZSTD(1)),
     user_id    String CODEC(ZSTD(1)),
-    first      SimpleAggregateFunction(min, Tuple(
-        at DateTime64(6, 'UTC'), request_id String, variant String, version String, worker String, partition Int32
-    )) CODEC(ZSTD(1)),
-    low        SimpleAggregateFunction(min, String) CODEC(ZSTD(1)),
-    high       SimpleAggregateFunction(max, String) CODEC(ZSTD(1))
+    first_at   DateTime64(6, 'UTC') CODEC(Delta, ZSTD(1)),
+    variant    LowCardinality(String),
+    version    LowCardinality(String),
+    worker     LowCardinality(String),
+    partition  Int32 CODEC(T64, ZSTD(1)),
+    low        LowCardinality(String),
+    high       LowCardinality(String)
 )
-ENGINE = AggregatingMergeTree
+ENGINE = MergeTree
 ORDER BY (experiment, started_at, grain, slot, user_id);
 
 -- Each slot's predictions that have been folded, and when (microseconds) its units or their outcomes last changed.
