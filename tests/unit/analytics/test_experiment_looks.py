@@ -400,3 +400,13 @@ class _Breaking:
         if self.left == 0:
             raise _BrokenError
         self.left -= 1
+
+
+def test_a_small_benchmark_measures_what_it_says(warehouse: Warehouse) -> None:
+    from benchmarks.experiments_sql import measure
+
+    found = measure(warehouse, 20_000)
+    assert found["units"] > 1500
+    assert found["slots"]["first"] > 80 * found["slots"]["second"] > 0
+    assert warehouse.query("SELECT count() FROM predictions").scalar() == 20_200
+    assert found["idle_look_s"] < found["first_look_s"]

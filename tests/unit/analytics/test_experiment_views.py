@@ -91,7 +91,8 @@ def test_exposures_and_units_are_those_that_a_look_folds(world: World) -> None:
         Seen("wild", 3.0, "x", experiment="unplanned"),
     )
     rows = world.warehouse.query(
-        "SELECT user_id, variant, first_at, request_id, crossed FROM experiment_units WHERE experiment = 'exp' ORDER BY 1"
+        "SELECT user_id, variant, first_at, request_id, crossed FROM experiment_units "
+        "WHERE experiment = 'exp' ORDER BY user_id"
     ).rows
     assert [(row[0], row[1], row[2], row[4]) for row in rows] == [
         ("two", "", at(2.1), 1),
