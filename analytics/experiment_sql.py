@@ -242,20 +242,22 @@ def sealed(metric_key: str, more: str = "1") -> str:
         WHERE {RUN} AND metric_key = {metric_key} AND {more} GROUP BY slot"""
 
 
-def late_outcomes(metrics: Sequence[Metric]) -> str:
-    """Slots of units about which outcomes have come since the marks; `names` and `since` are parameters."""
+def late_outcomes(metrics: Sequence[Metric], places: Sequence[tuple[int, int]]) -> str:
+    """Slots of units about which outcomes have come behind these places of the log.
+
+    `places`: partition and last known offset of each of the logs {log0:String}, {log1:String} and so on; `names` and
+    `since` are parameters.
+    """
     after = max((one.window for one in metrics), default=timedelta())
     before = max((one.covariate_window or timedelta() for one in metrics), default=timedelta())
     any_time = any(source.by_request for one in metrics for source in sources(one))
+    behind = " OR ".join(
+        f"(log = {{log{at}:String}} AND log_partition = {partition} AND log_offset > {offset})"
+        for at, (partition, offset) in enumerate(places)
+    )
     new = f"""
-        SELECT o.user_id AS user_id, o.occurred_at AS occurred_at
-        FROM outcomes AS o LEFT JOIN
-        (
-            SELECT log, log_partition, max(log_offset) AS mark FROM experiment_marks WHERE {RUN}
-            GROUP BY log, log_partition
-        ) AS m ON o.log = m.log AND o.log_partition = m.log_partition
-        WHERE o.name IN {{names:Array(String)}} AND o.log_time >= {{since:DateTime64(3)}}
-            AND (m.log = '' OR o.log_offset > m.mark)"""
+        SELECT user_id, occurred_at FROM outcomes
+        WHERE name IN {{names:Array(String)}} AND log_time >= {{since:DateTime64(3)}} AND ({behind or "0"})"""
     in_time = f"n.occurred_at BETWEEN k.at - {_interval(before)} AND k.at + {_interval(after)}"
     return f"""
         SELECT DISTINCT toUnixTimestamp(k.slot) AS slot
@@ -330,7 +332,6 @@ def _feed(metric: Metric, y: Source | None, x: Source | None, slots: Sequence[in
     logged = f"log_time >= {_moment(earliest - CLOCK_SKEW.total_seconds())}"
     named = f"name = {{{'y' if y else 'x'}_outcome:String}}"
     finite = " AND ".join(f"isFinite({side}_value)" for side, one in (("y", y), ("x", x)) if one)
-    about = "model IN ({model:String}, '')"
     mine = "experiment IN ({experiment:String}, '')"
     predictions = f"""
             SELECT user_id, request_id, score, code, sent_at, scored_at, experiment, variant FROM predictions
@@ -340,12 +341,12 @@ def _feed(metric: Metric, y: Source | None, x: Source | None, slots: Sequence[in
         events = f"({predictions}) AS p"
         moment, counts = "p.scored_at", "p.experiment = {experiment:String} AND p.variant != ''"
     elif joined:
-        events = f"""(SELECT * FROM outcomes FINAL WHERE {named} AND {about} AND {logged} AND request_id != '') AS o
+        events = f"""({_outcomes(named, logged, some)} AND request_id != '') AS o
             INNER JOIN ({predictions} AND code = 'OK'
                 AND isFinite(ifNull(score, nan))) AS p ON o.request_id = p.request_id"""
         moment, counts = "p.scored_at", "p.experiment = {experiment:String} AND p.variant != ''"
     else:
-        events = f"(SELECT * FROM outcomes FINAL WHERE {named} AND {about} AND {logged} AND user_id != '' {some}) AS o"
+        events = f"({_outcomes(named, logged, some)} AND user_id != '') AS o"
         moment, counts = "o.occurred_at", f"o.{mine}"
     user = "o" if events.endswith("AS o") else "p"
     return f"""
@@ -354,6 +355,24 @@ def _feed(metric: Metric, y: Source | None, x: Source | None, slots: Sequence[in
         WHERE (({moment} >= u.at AND {moment} <= u.at + {_interval(metric.window)} AND {counts})
             OR ({moment} < u.at AND {moment} >= u.at - {_interval(before)} AND {int(bool(before))}))
             AND {finite}"""
+
+
+def _outcomes(named: str, logged: str, some: str) -> str:
+    """Outcomes of the model, of those that were reported again the last word alone; a condition may follow."""
+    about = "model IN ({model:String}, '')"
+    if not some:
+        columns = "user_id, request_id, experiment, value, occurred_at"
+        return f"SELECT {columns} FROM outcomes FINAL WHERE {named} AND {logged} AND {about}"
+    # What FINAL does, for the few that are left of a narrow choice: FINAL itself would merge all that it reads.
+    changing = ("request_id", "model", "value", "occurred_at")
+    last = ", ".join(f"argMax(t.{one}, (t.log_time, t.log_offset)) AS {one}" for one in changing)
+    return f"""
+            SELECT * FROM
+            (
+                SELECT t.user_id AS user_id, t.experiment AS experiment, {last}
+                FROM outcomes AS t WHERE {named} AND {logged} {some} GROUP BY t.experiment, t.user_id, t.outcome_id
+            )
+            WHERE {about}"""
 
 
 def _value(source: Source | None) -> str:

@@ -30,6 +30,7 @@ from analytics.warehouse import Warehouse
 
 # Ingest may be this far behind the newest outcome it has written; Kafka keeps outcomes no longer.
 INGEST_LAG: Final = timedelta(days=8)
+EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 FOREVER: Final = datetime(2100, 1, 1, tzinfo=UTC)
 # A metric that looks at the score of each request is computed for about so many predictions at a time.
 PREDICTIONS_AT_ONCE: Final = 3_000_000
@@ -188,17 +189,27 @@ class _Look:
         names = sorted({source.outcome for one in self._metrics for source in sql.sources(one) if source.outcome})
         if not names:
             return set()
-        mark = self._query(f"SELECT max(log_time) FROM experiment_marks WHERE {sql.RUN}")[0][0]  # noqa: S608
-        since = mark - INGEST_LAG if mark.timestamp() > 0 else datetime(1970, 1, 1, tzinfo=UTC)
-        values = {"names": names, "since": max(since, datetime(1970, 1, 1, tzinfo=UTC))}
+        marks = {
+            (log, partition): (offset, moment)
+            for log, partition, offset, moment in self._query(
+                "SELECT log, log_partition, max(log_offset), max(log_time) FROM experiment_marks "  # noqa: S608
+                f"WHERE {sql.RUN} GROUP BY log, log_partition"
+            )
+        }
+        newest = max((moment for _, moment in marks.values()), default=EPOCH)
+        values: dict[str, Any] = {"names": names, "since": max(newest - INGEST_LAG, EPOCH)}
         ends = self._query(
             "SELECT log, log_partition, max(log_offset), max(log_time) FROM outcomes "
             "WHERE name IN {names:Array(String)} AND log_time >= {since:DateTime64(3)} GROUP BY log, log_partition",
             values,
         )
+        known = {place: offset for place, (offset, _) in marks.items()}
+        ends = tuple(one for one in ends if one[2] > known.get((one[0], one[1]), -1))
         slots: set[int] = set()
         if looked_before and ends:
-            slots = set(self._slots(sql.late_outcomes(self._metrics), values))
+            places = [(partition, known.get((log, partition), -1)) for log, partition, _, _ in ends]
+            values |= {f"log{at}": one[0] for at, one in enumerate(ends)}
+            slots = set(self._slots(sql.late_outcomes(self._metrics, places), values))
             self._note(slots, {}, self._clock())
         if ends:
             columns = list(zip(*ends, strict=True))
