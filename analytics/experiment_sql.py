@@ -21,7 +21,7 @@ BIN_GAMMA: Final = 101 / 99
 _BIN_SHIFT: Final = 1100
 _BIN_LEAST: Final = 1e-9
 # An outcome that was logged longer than this before it happened has a wrong clock, and does not count.
-CLOCK_SKEW: Final = timedelta(days=1)
+CLOCK_SKEW: Final = timedelta(hours=1)
 _OF_FIRST: Final = ("variant", "version", "worker", "partition")
 RUN: Final = "experiment = {experiment:String} AND started_at = {started_at:DateTime64(6)} AND grain = {grain:UInt32}"
 _RUN_COLUMNS: Final = "{experiment:String}, {started_at:DateTime64(6)}, {grain:UInt32}"

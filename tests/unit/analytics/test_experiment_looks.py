@@ -410,3 +410,10 @@ def test_a_small_benchmark_measures_what_it_says(warehouse: Warehouse) -> None:
     assert found["slots"]["first"] > 80 * found["slots"]["second"] > 0
     assert warehouse.query("SELECT count() FROM predictions").scalar() == 20_200
     assert found["idle_look_s"] < found["first_look_s"]
+
+
+def test_an_outcome_logged_long_before_it_happened_does_not_count(world: World) -> None:
+    plan = started(definition())
+    world.see(Seen("u", 30.5, "a"), Seen("v", 30.5, "a"))
+    world.happen(Happened("u", 31.0, arrives=30.2), Happened("v", 31.0, arrives=28.0))
+    assert counted(look(world, plan, 50)) == [(2, 1.0), (0, 0.0)]

@@ -18,7 +18,7 @@ import pytest
 from experiment_world import DAY0, Happened, Seen, World, at, definition
 from scipy import stats
 
-from analytics.definitions import Plan
+from analytics.definitions import DefinitionError, Plan
 from analytics.experiment_state import advance
 from analytics.experiment_store import ExperimentStore
 from analytics.warehouse import Warehouse
@@ -271,3 +271,10 @@ def test_users_that_a_ramp_brings_in_are_kept_apart_in_the_sample_ratio_check(wo
     assert whole.units == Counter(one.name for one in Router([first]).assign_many("exp", users) if one)
     assert slices["joined", "later"].units["b"] == 0
     assert slices["joined", "later"].units["a"] > 1000
+
+
+def test_an_assignment_that_cannot_be_read_is_named(world: World) -> None:
+    Topic(world.warehouse).put("experiment", "exp", '{"salt": "exp"}', 0)
+    world.see(Seen("u", 1, "a"))
+    with pytest.raises(DefinitionError, match="'exp': control_history holds a body that is no experiment"):
+        advance(world.warehouse, Plan(definition()).start(at(0)), at(30))
