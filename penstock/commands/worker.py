@@ -6,8 +6,9 @@ import gc
 import os
 import signal
 import socket
+import sys
 import threading
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
 
@@ -16,6 +17,8 @@ from penstock.settings import Settings
 
 if TYPE_CHECKING:
     from stream_workers.scoring_config import ScoringConfig
+
+SWITCH_SECONDS: Final = 0.0005
 
 
 def register(app: typer.Typer) -> None:
@@ -55,6 +58,8 @@ def worker(
             # The hot path makes many short-lived dicts and no cycles, and each full collection walks all the libraries.
             gc.freeze()
             gc.set_threshold(100_000, 20, 100)
+            # A request passes several threads, and at each of them waits this long for one that works on bulk.
+            sys.setswitchinterval(SWITCH_SECONDS)
             ScoringWorker(config, settings.codec(), store, metrics, health).run(stop)
     except (
         ControlError, ModelError, OpsServerError, PipelineError, RegistryUnavailableError, WorkerStartError
