@@ -111,6 +111,9 @@ def _prepare(job: Job) -> tuple[Source, Plan, dict[str, Any]]:
         raise BulkInputError(f"{job.output}: no right to write into {job.output.parent}")
     if job.output.is_dir() or (job.output.exists() and job.output.samefile(job.input)):
         raise BulkInputError(f"{job.output}: is {'a folder' if job.output.is_dir() else 'the input itself'}")
+    folder = Checkpoint(job.output).folder
+    if folder.exists() and not folder.is_dir():
+        raise BulkInputError(f"{folder}: is in the way; a folder of that name holds what a job has done so far")
     chosen = plan(job.layout, source.schema, job.input)
     types = source.types(chosen.wanted)
     check_output(job.output, output_schema(id_types({name: types[name] for name in chosen.ids}), job.outputs))

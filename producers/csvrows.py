@@ -8,7 +8,8 @@ pattern holds it, for cutting blocks and for reading rows.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Final
@@ -60,10 +61,11 @@ class Csv(Source):
 
     def __init__(self, path: Path) -> None:
         super().__init__(path)
-        header = next(self._blocks(), None)
-        names = self._names(header) if header is not None else None
-        if names is None:
+        with closing(self._blocks()) as blocks:
+            header = next(blocks, None)
+        if header is None:
             raise BulkInputError(f"{path}: is empty")
+        names = self._names(header)
         names_once(path, names)
         self.schema = dict.fromkeys(names, pa.string())
 
@@ -81,7 +83,7 @@ class Csv(Source):
         except UNREADABLE as error:
             raise unreadable(self.path, error) from None
 
-    def _names(self, header: _Block) -> list[str] | None:
+    def _names(self, header: _Block) -> list[str]:
         if header.problem:
             raise BulkInputError(f"{self.path} line {header.line}: {header.problem}")
         try:
@@ -89,7 +91,7 @@ class Csv(Source):
         except UnicodeDecodeError as error:
             raise BulkInputError(f"{self.path} line {header.line}: {_not_utf8(error)}; convert the file") from None
 
-    def _blocks(self) -> Iterator[_Block]:
+    def _blocks(self) -> Generator[_Block]:
         """The header line as a block of its own, then the others."""
         with open_bytes(self.path) as (file, tell):
             line = 1

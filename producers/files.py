@@ -158,7 +158,7 @@ class Parquet(Source):
             first += 1
         total = max(self.rows or 0, 1)
         try:
-            with pq.ParquetFile(self.path, pre_buffer=False) as file:
+            with pq.ParquetFile(self.path, pre_buffer=False, page_checksum_verification=True) as file:
                 groups = list(range(first, len(self._groups)))
                 for batch in file.iter_batches(PIECE_ROWS, row_groups=groups, columns=list(wanted)):
                     end = start + batch.num_rows

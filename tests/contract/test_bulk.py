@@ -276,6 +276,7 @@ def test_where_a_job_stops_half_way_it_says_what_is_kept_and_what_to_do(tmp_path
 def test_bad_jobs_are_refused_before_anything_is_sent_or_written(tmp_path: Path, scorer: Scorer) -> None:
     source = write(tmp_path)
     (tmp_path / "there.parquet").write_bytes(b"precious")
+    (tmp_path / "taken.parquet.partial").write_bytes(b"a file")
     bad = {
         "no column 'zzz'": job_of(source, layout=Layout(features=(FeatureColumn("zzz"),))),
         "no such file": job_of(tmp_path / "nothing.csv"),
@@ -283,6 +284,7 @@ def test_bad_jobs_are_refused_before_anything_is_sent_or_written(tmp_path: Path,
         "there is no folder": Job(source, tmp_path / "no" / "out.parquet", "m", FEATURES, OUTPUTS),
         "is the input itself": Job(source, source, "m", FEATURES, OUTPUTS, force=True),
         "is a folder": job_of(tmp_path),
+        "taken.parquet.partial: is in the way": Job(source, tmp_path / "taken.parquet", "m", FEATURES, OUTPUTS),
         "cannot tell from its name which format": Job(source, tmp_path / "out.xlsx", "m", FEATURES, OUTPUTS),
         "'pair' is .*, which CSV cannot hold": Job(source, tmp_path / "out.csv", "m", FEATURES, OUTPUTS),
         "name of an output column": job_of(source, outputs=(OutputColumn("id", "FP32"),)),

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.csv as pa_csv
 import pyarrow.parquet as pq
@@ -185,6 +186,17 @@ def test_text_in_parquet_that_is_no_utf8_costs_its_row_only(tmp_path: Path) -> N
     assert [row["kind"] for row in rows] == ["a", None, "z"]
     assert list(errors) == [1]
     assert errors[1].startswith("column 'id': cannot be read: Invalid UTF8")
+
+
+def test_a_damaged_page_is_noticed_where_the_file_has_checksums(tmp_path: Path) -> None:
+    path = tmp_path / "in.parquet"
+    noise = np.random.default_rng(3).random(20_000)
+    pq.write_table(pa.table({"x": noise}), path, write_page_checksum=True, compression="none", use_dictionary=False)
+    content = bytearray(path.read_bytes())
+    content[80_000] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(BulkInputError, match=r"in\.parquet: .*CRC"):
+        read_lines(path, {"x": None})
 
 
 @pytest.mark.parametrize("kind", ["parquet", "csv", "jsonl"])
