@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import random
 import time
 import uuid
@@ -15,14 +16,18 @@ from producers.columns import Plan, plan, to_wire
 from producers.errors import BulkInputError
 from producers.files import Source, open_source, rechunk
 from producers.kafka import Config
-from producers.results import output_schema
+from producers.results import id_types, output_schema
+from producers.writers import check_output
 from schemas.codec import Codec
 from schemas.topics import Topics
 
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """What a job did. `rows`, `errors`: of the whole file; `resumed`: rows that an earlier run had done."""
+    """What a job did. `rows`, `errors`: of the whole file; `resumed`: rows that an earlier run had done.
+
+    `version`: the one that scored; where none did, the one that the job was described by.
+    """
 
     output: str
     model: str
@@ -64,14 +69,17 @@ def score_file(
             state = State(binding, uuid.uuid4().hex, rows, job.version)
         run = BulkRun(job, source, chosen, checkpoint, state, config, codec, topics, limits or Limits(), clock)
         if not state.finished:
-            run.run(on_progress or (lambda _progress: None), rng or random.SystemRandom())
+            try:
+                run.run(on_progress or (lambda _progress: None), rng or random.SystemRandom())
+            except BulkInputError as error:
+                raise _with_what_is_kept(error, checkpoint) from None
         rows, errors = checkpoint.finish(run.schema())
     finally:
         checkpoint.close()
     return Result(
         output=str(job.output),
         model=job.model,
-        version=run.version,
+        version=run.version or job.described,
         rows=rows,
         errors=errors,
         resumed=run.resumed,
@@ -82,6 +90,16 @@ def score_file(
     )
 
 
+def _with_what_is_kept(error: BulkInputError, checkpoint: Checkpoint) -> BulkInputError:
+    """Say what is on disk, if anything is: the same would happen again to the same file."""
+    if checkpoint.state is None:
+        return error
+    return BulkInputError(
+        f"{error}; {checkpoint.folder} keeps the {checkpoint.rows():,} rows before it: the same command goes on there, "
+        "and with a mended input or other options --force starts over"
+    )
+
+
 def _prepare(job: Job) -> tuple[Source, Plan, dict[str, Any]]:
     """All that can be said of a job before anything is sent or written."""
     if job.batch_rows < 1:
@@ -89,11 +107,16 @@ def _prepare(job: Job) -> tuple[Source, Plan, dict[str, Any]]:
     source = open_source(job.input)
     if not job.output.parent.is_dir():
         raise BulkInputError(f"{job.output}: there is no folder {job.output.parent}")
+    if not os.access(job.output.parent, os.W_OK | os.X_OK):
+        raise BulkInputError(f"{job.output}: no right to write into {job.output.parent}")
     if job.output.is_dir() or (job.output.exists() and job.output.samefile(job.input)):
         raise BulkInputError(f"{job.output}: is {'a folder' if job.output.is_dir() else 'the input itself'}")
+    folder = Checkpoint(job.output).folder
+    if folder.exists() and not folder.is_dir():
+        raise BulkInputError(f"{folder}: is in the way; a folder of that name holds what a job has done so far")
     chosen = plan(job.layout, source.schema, job.input)
     types = source.types(chosen.wanted)
-    output_schema({name: types[name] for name in chosen.ids}, job.outputs)
+    check_output(job.output, output_schema(id_types({name: types[name] for name in chosen.ids}), job.outputs))
     binding = {
         "input": str(job.input.resolve()),
         "size": source.size,
@@ -111,8 +134,8 @@ def _prepare(job: Job) -> tuple[Source, Plan, dict[str, Any]]:
 def _batch_rows(job: Job, source: Source, chosen: Plan) -> int:
     """Rows a batch, from the job's wish and from what the first rows weigh."""
     for piece in rechunk(source.pieces(chosen.wanted), 256):
-        wire = to_wire(job.layout, piece.table)
+        wire = to_wire(job.layout, piece.table, piece.rows)
         size = sum(len(one.data) for one in (*wire.inputs, *wire.columns))
-        fitting: int = BATCH_BYTES * piece.table.num_rows // max(size, 1)
+        fitting: int = BATCH_BYTES * piece.rows // max(size, 1)
         return max(1, min(job.batch_rows, fitting))
     return job.batch_rows

@@ -15,7 +15,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
-import pyarrow as pa
 from confluent_kafka import KafkaError, KafkaException, Message
 
 from producers.checkpoint import Checkpoint, State
@@ -24,8 +23,9 @@ from producers.errors import BulkError, BulkInputError
 from producers.files import Piece, Source, rechunk
 from producers.inbox import Inbox
 from producers.kafka import Config, address_of
+from producers.mixed import joined
 from producers.publisher import Publisher
-from producers.results import OutputColumn, id_types, output_schema, result_table
+from producers.results import OutputColumn, id_columns, id_types, output_schema, result_table
 from producers.window import Window
 from schemas.codec import Codec, DecodeError
 from schemas.codes import Code
@@ -40,13 +40,17 @@ RETRY_SECONDS: Final = 1.0
 POLL_SECONDS: Final = 0.05
 RECEIVING: Final[Config] = {"queued.max.messages.kbytes": 16_384}
 SENDING: Final[Config] = {"message.timeout.ms": 60_000}
-# Codes of a whole batch that every other batch would meet as well.
-_STOPS: Final = (Code.INVALID_ARGUMENT, Code.UNKNOWN_MODEL, Code.MALFORMED)
+# Codes of a whole batch that does not fit the model. Where it is the first, its layout is at fault and all others would
+# meet the same; where it is a later one, it is what these rows hold. Kills and resumptions do not change which it is.
+_MISFITS: Final = (Code.INVALID_ARGUMENT, Code.MALFORMED)
 
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """What to score. `version` "": the one that answers first scores all. `outputs`: the model's, for the columns."""
+    """What to score. `version` "": the one that answers first scores all. `outputs`: the model's, for the columns.
+
+    `described`: the version whose signature `layout` and `outputs` are; the one to name where no row was scored.
+    """
 
     input: Path
     output: Path
@@ -56,6 +60,7 @@ class Job:
     version: str = ""
     batch_rows: int = 4096
     force: bool = False
+    described: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,7 +89,8 @@ class Progress:
 
 @dataclass(frozen=True, slots=True)
 class _Batch:
-    ids: Any
+    ids: dict[str, Any]
+    rows: int
     local: dict[int, str]
     value: bytes
     position: int
@@ -93,6 +99,7 @@ class _Batch:
 @dataclass(frozen=True, slots=True)
 class _Scored:
     table: Any
+    rows: int
     position: int
 
 
@@ -123,8 +130,7 @@ class BulkRun:
         self._limits = limits
         self._clock = clock
         types = source.types(chosen.wanted)
-        self._ids = id_types({name: types[name] for name in chosen.ids})
-        self._plain = output_schema(self._ids, job.outputs)
+        self._plain = output_schema(id_types({name: types[name] for name in chosen.ids}), job.outputs)
         self._mark = state.job.encode()
         self._fatal: BulkError | None = None
         self.version = state.version
@@ -135,7 +141,7 @@ class BulkRun:
 
     def schema(self) -> Any:
         """The output's schema, with the model and version it was scored with."""
-        about = {"penstock.model": self._job.model, "penstock.version": self.version}
+        about = {"penstock.model": self._job.model, "penstock.version": self.version or self._job.described}
         return self._plain.with_metadata(about)
 
     def run(self, on_progress: Callable[[Progress], None], rng: random.Random) -> None:
@@ -147,6 +153,7 @@ class BulkRun:
             self.resumed = self._checkpoint.rows()
         self._rows = self.resumed
         self._held: list[Any] = []
+        self._waiting = 0
         self._held_from = first
         self._written = self._clock()
         self._window: Window[_Batch, _Scored] = Window(self._limits.window, self._limits.resend_after, first)
@@ -184,7 +191,7 @@ class BulkRun:
         piece = next(pieces, None)
         if piece is None:
             return False
-        wire = to_wire(self._job.layout, piece.table)
+        wire = to_wire(self._job.layout, piece.table, piece.rows)
         sequence = self._window.next
         value = self._codec.encode(
             ScoreBatch(
@@ -195,15 +202,15 @@ class BulkRun:
                 sent_at=time.time_ns() // 1000,
                 reply_topic=self._inbox.topic,
                 reply_partition=self._inbox.partition,
-                rows=piece.table.num_rows,
+                rows=piece.rows,
                 inputs=wire.inputs,
                 columns=wire.columns,
             )
         )
         if len(value) > MAX_MESSAGE_BYTES - 65_536:
             raise self._too_large(sequence)
-        ids = piece.table.select(list(self._ids)).cast(pa.schema(list(self._ids.items())))
-        batch = _Batch(ids, {**wire.errors, **piece.errors}, value, piece.position)
+        ids = id_columns(piece.table, self._chosen.ids)
+        batch = _Batch(ids, piece.rows, {**wire.errors, **piece.errors}, value, piece.position)
         self._send(self._window.add(batch, self._clock()), batch)
         return True
 
@@ -257,24 +264,28 @@ class BulkRun:
         if reply.code is Code.UNAVAILABLE:
             self._window.retry(sequence, self._clock() + RETRY_SECONDS)
             return
-        if reply.code in _STOPS:
+        if reply.code is Code.UNKNOWN_MODEL:
             raise BulkInputError(f"{self._job.model}: {reply.message or reply.code}")
+        if reply.code in _MISFITS and sequence == 0:
+            raise BulkInputError(
+                f"{self._job.input} rows 1 to {batch.rows}: {self._job.model}: {reply.message or reply.code}"
+            )
         if self.version and reply.version and reply.version != self.version:
             self.duplicates += 1  # asked before the version was pinned, by a run that was killed
             return
-        table = result_table(self._plain, batch.ids, self._job.outputs, reply, batch.local)
+        table = result_table(batch.ids, batch.rows, self._job.outputs, reply, batch.local)
         if reply.version and not self.version:
             self.version = reply.version
-        self._window.answered(sequence, _Scored(table, batch.position), self._clock())
+        self._window.answered(sequence, _Scored(table, batch.rows, batch.position), self._clock())
 
     def _keep(self) -> None:
         for _, scored in self._window.take():
             self._held.append(scored.table)
-            self._rows += scored.table.num_rows
+            self._waiting += scored.rows
+            self._rows += scored.rows
             share = scored.position / max(self._source.size, 1)
             self._on_progress(Progress(self._rows, self._source.rows, min(share, 1.0), self.resumed))
-        waiting = sum(one.num_rows for one in self._held)
-        if waiting >= PART_ROWS or (waiting and self._clock() - self._written >= PART_SECONDS):
+        if self._waiting >= PART_ROWS or (self._held and self._clock() - self._written >= PART_SECONDS):
             self._write()
 
     def _write(self) -> None:
@@ -285,8 +296,9 @@ class BulkRun:
         if self._checkpoint.state is not None and self._checkpoint.state.version != self.version:
             self._checkpoint.pin(self.version)
         last = self._held_from + len(self._held) - 1
-        self._checkpoint.append(self._held_from, last, pa.concat_tables(self._held))
+        self._checkpoint.append(self._held_from, last, joined(self._held))
         self._held = []
+        self._waiting = 0
         self._held_from = last + 1
         self._written = self._clock()
 

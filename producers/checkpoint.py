@@ -2,7 +2,7 @@
 
 A folder next to the output holds `state.json` (what the job is) and part files, each with the results of consecutive
 batches. Every file appears by rename after it was synced, so whatever has its final name is whole. At the end the
-parts are streamed into one Parquet file with row groups of a fixed size: where the parts were cut does not show.
+parts are streamed into one file in pieces of a fixed size: where the parts were cut does not show.
 """
 
 from __future__ import annotations
@@ -18,24 +18,30 @@ from pathlib import Path
 from typing import IO, Any, Final
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from producers.errors import BulkError, BulkInputError
+from producers.mixed import common, conform
+from producers.results import ERROR
+from producers.writers import ROW_GROUP, open_writer
 
-ROW_GROUP: Final = 131_072
 _PART: Final = re.compile(r"part-(\d{9})-(\d{9})\.arrow")
-_FORMAT: Final = 1
+_FORMAT: Final = 2
 
 
 @dataclass(frozen=True, slots=True)
 class State:
-    """What a job is. `binding`: all that its results depend on, as JSON; `version`: the pinned model version."""
+    """What a job is. `binding`: all that its results depend on, as JSON; `version`: the pinned model version.
+
+    `rows`, `errors`: of the whole output, once it is `finished`.
+    """
 
     binding: Mapping[str, Any]
     job: str
     batch_rows: int
     version: str = ""
     finished: bool = False
+    rows: int = 0
+    errors: int = 0
 
 
 class Checkpoint:
@@ -104,22 +110,24 @@ class Checkpoint:
     def finish(self, schema: Any) -> tuple[int, int]:
         """Assemble the output, put it in its place, and remove the folder. May be repeated after a kill.
 
-        Returns how many rows it has, and how many of them have an error.
+        `schema`: the output's, but that a column is text where one of the parts has it as text. Returns how many rows
+        it has, and how many of them have an error.
         """
         assert self.state is not None  # noqa: S101 - begun
-        whole = self.folder / "output.parquet"
+        whole = self.folder / f"output{self.output.suffix}"
         if not (self.state.finished and (whole.exists() or self.output.exists())):
-            with (
-                _replacing(whole) as file,
-                pq.ParquetWriter(file, schema, compression="zstd") as writer,
-            ):
-                for table in _regroup(self._tables(), schema):
+            rows = good = 0
+            types = common([schema, *(_schema(path) for _, _, path in self._parts())])
+            with _replacing(whole) as file, open_writer(self.output, file, types) as writer:
+                for table in _regroup(self._tables(), types):
                     writer.write_table(table, row_group_size=ROW_GROUP)
-            self._write(replace(self.state, finished=True))
+                    rows += table.num_rows
+                    good += table.column(ERROR).null_count
+            self._write(replace(self.state, finished=True, rows=rows, errors=rows - good))
         if whole.exists():
             os.replace(whole, self.output)
             _sync_folder(self.output.parent)
-        counted = _count(self.output)
+        counted = self.state.rows, self.state.errors
         self.discard()
         return counted
 
@@ -223,22 +231,16 @@ def _rows(path: Path) -> int:
         return sum(reader.get_batch(one).num_rows for one in range(reader.num_record_batches))
 
 
-def _count(path: Path) -> tuple[int, int]:
-    about = pq.read_metadata(path)
-    good = 0
-    for group in range(about.num_row_groups):
-        column = next(
-            one for one in map(about.row_group(group).column, range(about.num_columns)) if one.path_in_schema == "error"
-        )
-        good += column.statistics.null_count
-    return about.num_rows, about.num_rows - good
+def _schema(path: Path) -> Any:
+    with pa.memory_map(str(path)) as file:
+        return pa.ipc.open_file(file).schema
 
 
 def _regroup(tables: Iterator[Any], schema: Any) -> Iterator[Any]:
     """The same rows in tables of `ROW_GROUP` rows, each in one piece, so that the file depends on the rows alone."""
     held = schema.empty_table()
     for table in tables:
-        held = pa.concat_tables([held, table.cast(schema)])
+        held = pa.concat_tables([held, conform(table, schema)])
         while held.num_rows >= ROW_GROUP:
             yield held.slice(0, ROW_GROUP).combine_chunks()
             held = held.slice(ROW_GROUP)

@@ -1,12 +1,13 @@
 """File columns as a model wants them: Arrow columns to wire tensors, a column at a time, with an error for a bad row.
 
-A missing number travels as NaN and a missing text as "", for the worker to judge by the model's signature. What cannot
-travel at all (a word where a number should be) travels as missing too, and the row's error stays here.
+A missing number travels as NaN and a missing text as "", where the model takes that; where it does not, and for what
+cannot travel at all (a word where a number should be), the row's error stays here and goes before the worker's.
 """
 
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,24 +26,30 @@ _NUMBER: Final = r"^[+-]?((\d+\.?\d*|\.\d+)([eE][+-]?\d+)?|[nN]a[nN]|[iI]nf|[iI]
 
 @dataclass(frozen=True, slots=True)
 class FeatureColumn:
-    """A named feature, read from the column of its name. A missing column is refused unless `required` is off."""
+    """A named feature, read from the column of its name. A missing column is refused unless `required` is off.
+
+    `nullable`: whether a row may have nothing there.
+    """
 
     name: str
     text: bool = False
     required: bool = True
+    nullable: bool = True
 
 
 @dataclass(frozen=True, slots=True)
 class TensorColumns:
     """An input tensor, read from one list column, one scalar column, or several scalar columns side by side.
 
-    `inner`: the extents behind the rows, where the model fixes them; () takes them from the columns.
+    `inner`: the extents behind the rows, where the model fixes them; () takes them from the columns. `nullable`:
+    whether a floating point number may be missing, which makes it NaN, or a text, which makes it "".
     """
 
     input: str
     datatype: str
     columns: tuple[str, ...]
     inner: tuple[int, ...] = ()
+    nullable: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,17 +102,16 @@ def plan(layout: Layout, schema: Mapping[str, Any], path: Path) -> Plan:
                     f"{path}: column {name!r} is {kind}; input {tensor.input!r} wants single values here"
                 )
             _check(path, name, kind.value_type if _is_list(kind) else kind, text=tensor.datatype == BYTES)
-            wanted[name] = None if _is_list(kind) else pa.string() if tensor.datatype == BYTES else pa.float64()
+            wanted[name] = _wish(kind, tensor.datatype)
     ids = layout.ids if layout.ids is not None else tuple(name for name in schema if name not in wanted)
     if len(set(ids)) != len(ids):
         raise BulkInputError(f"id columns {', '.join(map(repr, ids))}: one is named twice")
     return Plan(layout, ids, {**wanted, **{name: wanted.get(name) for name in ids}})
 
 
-def to_wire(layout: Layout, table: Any) -> Wire:
-    """A table's rows as a request's tensors. Raises `BulkInputError` where a whole column does not fit."""
+def to_wire(layout: Layout, table: Any, rows: int) -> Wire:
+    """A table's `rows` rows as a request's tensors. Raises `BulkInputError` where a whole column does not fit."""
     errors: dict[int, str] = {}
-    rows = table.num_rows
     columns = tuple(_feature(one, _column(table, one.name), rows, errors) for one in layout.features)
     inputs = tuple(_tensor(one, [_column(table, name) for name in one.columns], rows, errors) for one in layout.tensors)
     return Wire(inputs, columns, errors)
@@ -129,6 +135,22 @@ def pack_texts(texts: Any) -> bytes:
     return out.tobytes()
 
 
+def number_of(text: str) -> float | str | None:
+    """The number that a text is, by the rule of number columns: None for no text, the text itself where it is none."""
+    trimmed = text.strip()
+    if not trimmed:
+        return None
+    return float(trimmed) if re.match(_NUMBER, trimmed) else text
+
+
+def _wish(kind: Any, datatype: str) -> Any:
+    if not _is_list(kind):
+        return pa.string() if datatype == BYTES else pa.float64()
+    # A list of 1 and 2 in the first lines does not say that no 1.5 will come.
+    whole = pa.types.is_integer(kind.value_type) and DATATYPES.get(datatype, np.dtype("f8")).kind == "f"
+    return pa.list_(pa.float64()) if whole else kind
+
+
 def _column(table: Any, name: str) -> Any:
     if name not in table.column_names:
         return None
@@ -141,27 +163,46 @@ def _column(table: Any, name: str) -> Any:
 def _feature(feature: FeatureColumn, column: Any, rows: int, errors: dict[int, str]) -> Tensor:
     if feature.text:
         texts = pa.nulls(rows, pa.string()) if column is None else column.cast(pa.string())
-        return Tensor(feature.name, BYTES, (rows,), pack_texts(texts.fill_null("")))
-    values = np.full(rows, np.nan) if column is None else _floats(feature.name, column, errors)
+        return Tensor(feature.name, BYTES, (rows,), pack_texts(_filled(feature.name, texts, errors, feature.nullable)))
+    values = (
+        np.full(rows, np.nan)
+        if column is None
+        else _floats(feature.name, column, errors, "" if feature.nullable else "a number")
+    )
     single = values.dtype == np.float32
     return Tensor(
         feature.name, "FP32" if single else "FP64", (rows,), values.astype("<f4" if single else "<f8").tobytes()
     )
 
 
+def _filled(name: str, texts: Any, errors: dict[int, str], nullable: bool) -> Any:
+    """Text without nulls: nothing is ""."""
+    if not nullable:
+        _nothing(name, texts, "text", errors)
+    return texts.fill_null("")
+
+
+def _nothing(name: str, column: Any, expected: str, errors: dict[int, str]) -> None:
+    """An error for each row that has nothing where something must be."""
+    if column.null_count:
+        for row in np.flatnonzero(column.is_null().to_numpy(zero_copy_only=False)):
+            errors.setdefault(int(row), f"column {name!r}: expected {expected}, got nothing")
+
+
 def _tensor(spec: TensorColumns, columns: list[Any], rows: int, errors: dict[int, str]) -> Tensor:
     if len(columns) == 1 and _is_list(columns[0].type):
         return _list_tensor(spec, columns[0], rows, errors)
     if spec.datatype == BYTES:
-        if len(columns) == 1:
-            data = pack_texts(columns[0].cast(pa.string()).fill_null(""))
-        else:
-            parts = [one.cast(pa.string()).fill_null("").to_pylist() for one in columns]
-            data = pack_texts(pa.array([text for row in zip(*parts, strict=True) for text in row], pa.string()))
+        named = zip(spec.columns, columns, strict=True)
+        texts = [_filled(name, one.cast(pa.string()), errors, spec.nullable) for name, one in named]
+        if len(columns) > 1:
+            parts = [one.to_pylist() for one in texts]
+            texts = [pa.array([text for row in zip(*parts, strict=True) for text in row], pa.string())]
+        data = pack_texts(texts[0])
     else:
         table = np.empty((rows, len(columns)), DATATYPES[spec.datatype])
         for at, (name, column) in enumerate(zip(spec.columns, columns, strict=True)):
-            table[:, at] = _values(name, column, spec.datatype, errors)
+            table[:, at] = _values(name, column, spec, errors)
         data = table.tobytes()
     shape = spec.inner or (() if len(columns) == 1 else (len(columns),))
     if math.prod(shape) != len(columns):
@@ -188,15 +229,16 @@ def _list_tensor(spec: TensorColumns, column: Any, rows: int, errors: dict[int, 
     flat = column.flatten()
     shape = (rows, *(spec.inner or (width,)))
     good = np.setdiff1d(np.arange(rows), bad) if len(bad) else np.arange(rows)
+    inside: dict[int, str] = {}
     if spec.datatype == BYTES:
         texts: list[str] = [""] * (rows * width)
+        filled = _filled(name, flat.cast(pa.string()), inside, spec.nullable).to_pylist()
         for row, at in zip(good.tolist(), range(0, len(flat), max(width, 1)), strict=False):
-            texts[row * width : (row + 1) * width] = flat.slice(at, width).cast(pa.string()).fill_null("").to_pylist()
+            texts[row * width : (row + 1) * width] = filled[at : at + width]
+        _move(inside, good, width, errors)
         return Tensor(spec.input, BYTES, shape, pack_texts(pa.array(texts, pa.string())))
-    inside: dict[int, str] = {}
-    values = _values(name, flat, spec.datatype, inside).astype(DATATYPES[spec.datatype], copy=False)
-    for at, text in inside.items():
-        errors.setdefault(int(good[at // width]), text)
+    values = _values(name, flat, spec, inside).astype(DATATYPES[spec.datatype], copy=False)
+    _move(inside, good, width, errors)
     if len(bad):
         whole = np.zeros((rows, width), DATATYPES[spec.datatype])
         whole[good] = values.reshape(len(good), width)
@@ -204,17 +246,28 @@ def _list_tensor(spec: TensorColumns, column: Any, rows: int, errors: dict[int, 
     return Tensor(spec.input, spec.datatype, shape, values.tobytes())
 
 
-def _floats(name: str, column: Any, errors: dict[int, str]) -> Array:
-    """The column as float32 where it is that, else float64; NaN where there is nothing, or nothing readable."""
+def _move(inside: dict[int, str], good: Array, width: int, errors: dict[int, str]) -> None:
+    """What is wrong with an element of the good rows' lists, as an error of its row."""
+    for at, text in inside.items():
+        errors.setdefault(int(good[at // width]), text)
+
+
+def _floats(name: str, column: Any, errors: dict[int, str], expected: str) -> Array:
+    """The column as float32 where it is that, else float64; NaN where there is nothing, or nothing readable.
+
+    `expected`: what to say of a row with nothing; "" where it may have that.
+    """
     kind = column.type
     if pa.types.is_null(kind):
-        return np.full(len(column), np.nan)
-    if _is_text(kind):
+        column = column.cast(pa.float64())
+    elif _is_text(kind):
         column = _parse(name, column, errors)
     elif pa.types.is_boolean(kind):
         column = column.cast(pa.uint8())
     elif pa.types.is_decimal(kind) or pa.types.is_float16(kind):
         column = column.cast(pa.float64())
+    if expected:
+        _nothing(name, column, expected, errors)
     values: Array = column.to_numpy(zero_copy_only=False)
     return values if values.dtype == np.float32 else values.astype(np.float64, copy=False)
 
@@ -231,22 +284,22 @@ def _parse(name: str, column: Any, errors: dict[int, str]) -> Any:
     return pc.if_else(readable, trimmed, pa.scalar(None, pa.large_string())).cast(pa.float64())
 
 
-def _values(name: str, column: Any, datatype: str, errors: dict[int, str]) -> Array:
-    """The column's values for a tensor of `datatype`; what such a tensor cannot hold is an error of its row."""
-    dtype = DATATYPES[datatype]
+def _values(name: str, column: Any, spec: TensorColumns, errors: dict[int, str]) -> Array:
+    """The column's values for a tensor of `spec`; what such a tensor cannot hold is an error of its row."""
+    dtype = DATATYPES[spec.datatype]
     if dtype.kind == "f":
         with np.errstate(over="ignore"):  # beyond its range is infinity, which the worker judges
-            return _floats(name, column, errors).astype(dtype, copy=False)
+            return _floats(name, column, errors, "" if spec.nullable else "a number").astype(dtype, copy=False)
     exact = pa.types.is_integer(column.type) and not column.null_count
-    values: Array = column.to_numpy(zero_copy_only=False) if exact else _floats(name, column, errors)
+    values: Array = column.to_numpy(zero_copy_only=False) if exact else _floats(name, column, errors, spec.datatype)
     # 2.0**63 is the first float beyond int64: comparing below the upper bound plus one is exact for floats too.
     low, high = (0, 1) if dtype.kind == "b" else (int(np.iinfo(dtype).min), int(np.iinfo(dtype).max))
     fits = (values >= low) & (values < high + 1 if values.dtype.kind == "f" else values <= high)
     if values.dtype.kind == "f":
         fits &= values == np.trunc(values)
     for row in np.flatnonzero(~fits):
-        got = "nothing" if values[row] != values[row] else f"{values[row]}"
-        errors.setdefault(int(row), f"column {name!r}: expected {datatype}, got {got}")
+        got = "NaN" if values[row] != values[row] else f"{values[row]}"
+        errors.setdefault(int(row), f"column {name!r}: expected {spec.datatype}, got {got}")
     return np.where(fits, values, 0).astype(dtype)
 
 

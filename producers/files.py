@@ -1,34 +1,46 @@
 """Files of any size, read in pieces: Parquet, CSV and JSON lines as Arrow tables, with the rows that could not be read.
 
 CSV has no types: every column is read as the text it is. In JSON lines a column not asked for as a certain type has
-the type that the first lines show.
+the type that the first lines show, and is text from where a value does not fit that.
 """
 
 from __future__ import annotations
 
+import gzip
 import os
+import zlib
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Final
+from typing import IO, Any, Final, cast
 
 import pyarrow as pa
-import pyarrow.csv as pa_csv
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from producers.errors import BulkInputError
+from producers.mixed import joined
 
 Wanted = Mapping[str, Any]  # column -> pyarrow.DataType, or None for "as it is"
 BLOCK_BYTES: Final = 4 * 1024 * 1024
 PIECE_ROWS: Final = 65_536
+# Twice what a Kafka record takes: a longer row can only be a mistake, and must not be held in memory to its end.
+LONGEST_ROW: Final = 16 * 1024 * 1024
+# What a damaged file raises while it is read.
+UNREADABLE: Final = (OSError, EOFError, zlib.error, pa.ArrowException, UnicodeDecodeError)
 
 
 @dataclass(frozen=True, slots=True)
 class Piece:
-    """Consecutive rows of a file. `errors`: what is wrong with a row, by its index here. `position`: bytes read."""
+    """Consecutive rows of a file. `errors`: what is wrong with a row, by its index here. `position`: bytes read.
+
+    `rows` is said apart from the table, since a table without columns does not know how many rows it has.
+    """
 
     table: Any  # pyarrow.Table
+    rows: int
     position: int
     errors: dict[int, str] = field(default_factory=dict)
 
@@ -55,23 +67,17 @@ class Source(ABC):
 
 def open_source(path: Path) -> Source:
     """The file as a source, by the end of its name. Raises `BulkInputError` where it cannot be read."""
-    kinds: dict[str, type[Source]] = {
-        ".parquet": Parquet,
-        ".pq": Parquet,
-        ".csv": Csv,
-        ".jsonl": _json(),
-        ".ndjson": _json(),
-    }
-    kind = kinds.get(path.suffix.lower())
+    if not path.is_file():
+        odd = "is a folder, not a file" if path.is_dir() else "is no regular file, and cannot be read twice"
+        raise BulkInputError(f"{path}: {odd if path.exists() else 'no such file'}")
+    kinds = _kinds()
+    kind = next((kinds[end] for end in kinds if path.name.lower().endswith(end)), None)
     if kind is None:
         raise BulkInputError(f"{path}: cannot tell its format from its name; use one of {', '.join(kinds)}")
     try:
-        if not path.is_file():
-            raise BulkInputError(f"{path}: no such file")
-        source = kind(path)
-    except (OSError, pa.ArrowException, UnicodeDecodeError) as error:
+        return kind(path)
+    except UNREADABLE as error:
         raise unreadable(path, error) from None
-    return source
 
 
 def unreadable(path: Path, error: Exception) -> BulkInputError:
@@ -80,24 +86,47 @@ def unreadable(path: Path, error: Exception) -> BulkInputError:
     return BulkInputError(f"{path}: {' '.join(detail.split())[:300]}")
 
 
+@contextmanager
+def open_bytes(path: Path) -> Iterator[tuple[IO[bytes], Callable[[], int]]]:
+    """A text file's bytes, unpacked where its name ends in .gz, and how many bytes of the file have been read."""
+    with path.open("rb") as raw:
+        if path.suffix.lower() == ".gz":
+            with gzip.open(raw, "rb") as unpacked:
+                yield cast("IO[bytes]", unpacked), raw.tell
+        else:
+            yield raw, raw.tell
+
+
 def rechunk(pieces: Iterator[Piece], rows: int) -> Iterator[Piece]:
     """The same rows in pieces of exactly `rows`, the last one of what is left."""
     held: list[Piece] = []
     count = 0
     for piece in pieces:
         held.append(piece)
-        count += piece.table.num_rows
+        count += piece.rows
         if count < rows:
             continue
         whole = _join(held)
         start = 0
         while count - start >= rows:
-            yield _slice(whole, start, rows)
+            yield part_of(whole, start, rows)
             start += rows
-        held = [_slice(whole, start, count - start)] if count > start else []
+        held = [part_of(whole, start, count - start)] if count > start else []
         count -= start
     if count:
         yield _join(held)
+
+
+def part_of(piece: Piece, start: int, rows: int) -> Piece:
+    """`rows` rows of a piece, from row `start` on."""
+    errors = {row - start: text for row, text in piece.errors.items() if start <= row < start + rows}
+    return Piece(piece.table.slice(start, rows), rows, piece.position, errors)
+
+
+def after(piece: Piece, skip: int) -> Piece | None:
+    """The piece without its first `skip` rows; None where nothing is left."""
+    drop = max(0, skip)
+    return part_of(piece, drop, piece.rows - drop) if drop < piece.rows else None
 
 
 def _join(pieces: list[Piece]) -> Piece:
@@ -107,13 +136,8 @@ def _join(pieces: list[Piece]) -> Piece:
     at = 0
     for one in pieces:
         errors.update({at + row: text for row, text in one.errors.items()})
-        at += one.table.num_rows
-    return Piece(pa.concat_tables([one.table for one in pieces]), pieces[-1].position, errors)
-
-
-def _slice(piece: Piece, start: int, rows: int) -> Piece:
-    errors = {row - start: text for row, text in piece.errors.items() if start <= row < start + rows}
-    return Piece(piece.table.slice(start, rows), piece.position, errors)
+        at += one.rows
+    return Piece(joined([one.table for one in pieces]), at, pieces[-1].position, errors)
 
 
 class Parquet(Source):
@@ -122,7 +146,8 @@ class Parquet(Source):
     def __init__(self, path: Path) -> None:
         super().__init__(path)
         with pq.ParquetFile(path) as file:
-            self.schema = _columns(path, file.schema_arrow)
+            names_once(path, file.schema_arrow.names)
+            self.schema = {one.name: one.type for one in file.schema_arrow}
             self.rows = file.metadata.num_rows
             self._groups = [file.metadata.row_group(one).num_rows for one in range(file.metadata.num_row_groups)]
 
@@ -133,57 +158,52 @@ class Parquet(Source):
             first += 1
         total = max(self.rows or 0, 1)
         try:
-            with pq.ParquetFile(self.path, pre_buffer=False) as file:
+            with pq.ParquetFile(self.path, pre_buffer=False, page_checksum_verification=True) as file:
                 groups = list(range(first, len(self._groups)))
                 for batch in file.iter_batches(PIECE_ROWS, row_groups=groups, columns=list(wanted)):
-                    drop = min(max(0, skip - start), batch.num_rows)
-                    start += batch.num_rows
-                    if drop < batch.num_rows:
-                        table = pa.Table.from_batches([batch.slice(drop)]).select(list(wanted))
-                        yield Piece(table, self.size * start // total)
-        except (OSError, pa.ArrowException) as error:
+                    end = start + batch.num_rows
+                    table, errors = _readable(pa.Table.from_batches([batch]).select(list(wanted)))
+                    piece = after(Piece(table, batch.num_rows, self.size * end // total, errors), skip - start)
+                    start = end
+                    if piece is not None:
+                        yield piece
+        except UNREADABLE as error:
             raise unreadable(self.path, error) from None
 
 
-class Csv(Source):
-    """Comma-separated values with a header line; quoted values may hold newlines."""
+def names_once(path: Path, names: Iterable[str]) -> None:
+    """Raises `BulkInputError` for a column that is there twice: nobody could say which one is meant."""
+    seen: set[str] = set()
+    for name in names:
+        if name in seen:
+            raise BulkInputError(f"{path}: column {name!r} is there twice")
+        seen.add(name)
 
-    def __init__(self, path: Path) -> None:
-        super().__init__(path)
-        with pa_csv.open_csv(path, parse_options=_CSV) as reader:
-            self.schema = _columns(path, pa.schema([(name, pa.string()) for name in reader.schema.names]))
 
-    def pieces(self, wanted: Wanted, skip: int = 0) -> Iterator[Piece]:
-        convert = pa_csv.ConvertOptions(
-            column_types=dict.fromkeys(wanted, pa.string()), include_columns=list(wanted), strings_can_be_null=False
-        )
-        read = pa_csv.ReadOptions(block_size=BLOCK_BYTES)
-        start = 0
+def _readable(table: Any) -> tuple[Any, dict[int, str]]:
+    """The table without values that are not what their type says (text that is no UTF-8), and those as errors."""
+    errors: dict[int, str] = {}
+    for at, name in enumerate(table.column_names):
+        column = table.column(at)
         try:
-            with pa.OSFile(str(self.path)) as file:
-                for batch in pa_csv.open_csv(file, read_options=read, parse_options=_CSV, convert_options=convert):
-                    drop = min(max(0, skip - start), batch.num_rows)
-                    start += batch.num_rows
-                    if drop < batch.num_rows:
-                        position = min(file.tell(), self.size)
-                        yield Piece(pa.Table.from_batches([batch.slice(drop)]), position)
-        except (OSError, pa.ArrowException, UnicodeDecodeError) as error:
-            raise unreadable(self.path, error) from None
+            column.validate(full=True)
+        except pa.ArrowInvalid:
+            if pa.types.is_dictionary(column.type):
+                column = pc.cast(column, column.type.value_type)
+            places: list[int | None] = list(range(table.num_rows))
+            for row in range(table.num_rows):
+                try:
+                    column.slice(row, 1).combine_chunks().validate(full=True)
+                except pa.ArrowInvalid as error:
+                    places[row] = None
+                    errors.setdefault(row, f"column {name!r}: cannot be read: {str(error).splitlines()[0]}")
+            table = table.set_column(at, name, column.take(pa.array(places, pa.int64())))
+    return table, errors
 
 
-_CSV: Final = pa_csv.ParseOptions(newlines_in_values=True)
+def _kinds() -> dict[str, type[Source]]:
+    from producers.csvrows import Csv  # they are sources themselves
+    from producers.jsonlines import JsonLines
 
-
-def _columns(path: Path, schema: Any) -> dict[str, Any]:
-    found: dict[str, Any] = {}
-    for one in schema:
-        if one.name in found:
-            raise BulkInputError(f"{path}: column {one.name!r} is there twice")
-        found[one.name] = one.type
-    return found
-
-
-def _json() -> type[Source]:
-    from producers.jsonlines import JsonLines  # it is a Source itself
-
-    return JsonLines
+    texts: dict[str, type[Source]] = {".csv": Csv, ".jsonl": JsonLines, ".ndjson": JsonLines}
+    return {".parquet": Parquet, ".pq": Parquet, **texts, **{f"{end}.gz": kind for end, kind in texts.items()}}

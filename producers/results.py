@@ -32,7 +32,16 @@ class OutputColumn:
 
 def id_types(types: Mapping[str, Any]) -> dict[str, Any]:
     """The id columns' types in the output: dictionaries are spelled out, since each piece of a file has its own."""
-    return {name: kind.value_type if pa.types.is_dictionary(kind) else kind for name, kind in types.items()}
+    return {name: _spelled_out(kind) for name, kind in types.items()}
+
+
+def id_columns(table: Any, names: Sequence[str]) -> dict[str, Any]:
+    """The id columns of a piece of a file, by name, with the types that `id_types` gives them."""
+    columns = {name: table.column(name) for name in names}
+    kinds = id_types({name: column.type for name, column in columns.items()})
+    return {
+        name: column if column.type == kinds[name] else column.cast(kinds[name]) for name, column in columns.items()
+    }
 
 
 def output_schema(ids: Mapping[str, Any], outputs: Sequence[OutputColumn]) -> Any:
@@ -48,13 +57,13 @@ def output_schema(ids: Mapping[str, Any], outputs: Sequence[OutputColumn]) -> An
 
 
 def result_table(
-    schema: Any, ids: Any, outputs: Sequence[OutputColumn], reply: ScoreReply, local: Mapping[int, str]
+    ids: Mapping[str, Any], rows: int, outputs: Sequence[OutputColumn], reply: ScoreReply, local: Mapping[int, str]
 ) -> Any:
-    """The rows of one answered batch. `local`: errors found before sending, which go before the worker's.
+    """The `rows` rows of one answered batch. `local`: errors found before sending, which go before the worker's.
 
-    Raises `BulkError` where the reply does not have what the model promised.
+    `ids` may be empty, so it does not say how many rows there are. Raises `BulkError` where the reply does not have
+    what the model promised.
     """
-    rows = ids.num_rows
     if reply.code is Code.OK:
         errors = {one.row: f"{one.code}: {one.message}" for one in reply.row_errors}
     else:
@@ -65,7 +74,7 @@ def result_table(
     texts: list[str | None] = [None] * rows
     for row, text in errors.items():
         texts[row] = text
-    arrays = [ids.column(name) for name in ids.column_names]
+    arrays = list(ids.values())
     if reply.code is Code.OK and not bad.all():
         found = {one.name: one for one in reply.outputs}
         try:
@@ -77,7 +86,20 @@ def result_table(
     else:
         arrays += [pa.nulls(rows, _type(one)) for one in outputs]
     arrays.append(pa.array(texts, pa.string()))
+    schema = output_schema({name: column.type for name, column in ids.items()}, outputs)
     return pa.Table.from_arrays(arrays, schema=schema)
+
+
+def _spelled_out(kind: Any) -> Any:
+    types = pa.types
+    if types.is_dictionary(kind):
+        return kind.value_type
+    if types.is_struct(kind):
+        return pa.struct([one.with_type(_spelled_out(one.type)) for one in kind])
+    if types.is_list(kind) or types.is_large_list(kind):
+        made = pa.list_ if types.is_list(kind) else pa.large_list
+        return made(kind.value_field.with_type(_spelled_out(kind.value_type)))
+    return kind
 
 
 def _scalar(one: OutputColumn) -> bool:

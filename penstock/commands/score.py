@@ -1,4 +1,4 @@
-"""`penstock score`: scores a file, however large, into a Parquet file; killed and started again it goes on."""
+"""`penstock score`: scores a file, however large, into another one; killed and started again it goes on."""
 
 from __future__ import annotations
 
@@ -24,8 +24,10 @@ def register(app: typer.Typer) -> None:
 
 def score(
     model: Annotated[str, typer.Argument(help="The model to ask.")],
-    source: Annotated[Path, typer.Argument(metavar="INPUT", help="A .parquet, .csv or .jsonl file.")],
-    output: Annotated[Path, typer.Option("--output", "-o", help="The Parquet file to write.")],
+    source: Annotated[
+        Path, typer.Argument(metavar="INPUT", help="A .parquet, .csv, .jsonl, .csv.gz or .jsonl.gz file.")
+    ],
+    output: Annotated[Path, typer.Option("--output", "-o", help="The .parquet, .csv or .jsonl file to write.")],
     ids: Annotated[
         list[str] | None,
         typer.Option("--id", help="A column to take along, again for each; else all that are no features."),
@@ -56,11 +58,12 @@ def score(
     settings = console.settings()
     try:
         store = ModelStore(settings.models.store)
-        signature = store.manifest(model, version or store.default_version(model)).signature
+        described = version or store.default_version(model)
+        signature = store.manifest(model, described).signature
     except ArtifactError as error:
         console.fail(str(error))
     layout = layout_of(signature, tensor or [], tuple(ids) if ids else None)
-    job = Job(source, output, model, layout, outputs_of(signature), version, batch_rows, force)
+    job = Job(source, output, model, layout, outputs_of(signature), version, batch_rows, force, described)
     with console.progress("rows") as bars:
         bar = bars.add_task(f"{model} {version}".strip(), total=None)
 
@@ -105,16 +108,22 @@ def layout_of(signature: Signature, tensors: list[str], ids: tuple[str, ...] | N
     from schemas.tensors import BYTES
 
     inputs = {one.name: one for one in signature.inputs}
+    nan_passes = {name for name, one in inputs.items() if one.dtype.kind == "f" and signature.allow_nan}
     if signature.features and not tensors:
         return Layout(
             features=tuple(
                 FeatureColumn(
-                    one.name, bool(one.vocabulary) or inputs[one.input].datatype == BYTES, required=one.required
+                    one.name,
+                    bool(one.vocabulary) or inputs[one.input].datatype == BYTES,
+                    one.required,
+                    not one.required or one.input in nan_passes or (one.allow_nan and not one.vocabulary),
                 )
                 for one in signature.features
             ),
             ids=ids,
         )
+    # Of an input of which some columns may be missing and others not, the worker says which row is wrong.
+    lenient = nan_passes | {one.input for one in signature.features if one.allow_nan or not one.required}
     columns: dict[str, tuple[str, ...]] = {name: (name,) for name in inputs}
     for text in tensors:
         name, equals, listed = text.partition("=")
@@ -123,7 +132,7 @@ def layout_of(signature: Signature, tensors: list[str], ids: tuple[str, ...] | N
         columns[name] = tuple(listed.split(","))
     return Layout(
         tensors=tuple(
-            TensorColumns(name, inputs[name].datatype, chosen, inputs[name].inner or ())
+            TensorColumns(name, inputs[name].datatype, chosen, inputs[name].inner or (), name in lenient)
             for name, chosen in columns.items()
         ),
         ids=ids,

@@ -22,7 +22,7 @@ import pytest
 from scorer import Behaviour, Scorer
 
 from penstock.brokers import ApacheKafka, LocalBroker, free_port
-from producers import bulk_run
+from producers import bulk_run, jsonlines
 from producers.bulk import Result, score_file
 from producers.bulk_run import Job, Limits, Progress
 from producers.columns import FeatureColumn, Layout, TensorColumns
@@ -54,14 +54,15 @@ def expected(rows: int = ROWS) -> list[float]:
     return [n / 4 + n % 10 + n % 5 for n in range(rows)]
 
 
-def write(folder: Path, kind: str = "parquet", rows: int = ROWS) -> Path:
+def write(folder: Path, kind: str = "parquet", rows: int = ROWS, *, ids: bool = True) -> Path:
     path = folder / f"in.{kind}"
+    content = table(rows) if ids else table(rows).drop(["id"])
     if kind == "parquet":
-        pq.write_table(table(rows), path, row_group_size=1500)
+        pq.write_table(content, path, row_group_size=1500)
     elif kind == "csv":
-        pa_csv.write_csv(table(rows), path)
+        pa_csv.write_csv(content, path)
     else:
-        path.write_text("".join(json.dumps(row) + "\n" for row in table(rows).to_pylist()))
+        path.write_text("".join(json.dumps(row) + "\n" for row in content.to_pylist()))
     return path
 
 
@@ -98,6 +99,53 @@ def test_every_row_comes_out_once_in_order_with_its_ids(tmp_path: Path, scorer: 
     assert watched[-1].rows == ROWS
     assert watched[-1].share == 1.0
     assert watched[-1].total == (ROWS if kind == "parquet" else None)
+
+
+@pytest.mark.parametrize("kind", ["parquet", "csv", "jsonl"])
+def test_a_file_without_id_columns_loses_no_row(tmp_path: Path, scorer: Scorer, kind: str) -> None:
+    scorer.behaviour.code_of = lambda name: Code.INFERENCE_FAILED if name.endswith("/3") else Code.OK
+    result = run(scorer, job_of(write(tmp_path, kind, ids=False)))
+    out = pq.read_table(tmp_path / "out.parquet")
+    assert out.column_names == ["score", "pair", "error"]
+    assert out["score"].to_pylist() == [*expected()[:300], *[None] * 100, *expected()[400:]]
+    assert (result.rows, result.errors) == (ROWS, 100)
+
+
+def test_bad_rows_of_a_file_without_id_columns_are_rows_too(tmp_path: Path, scorer: Scorer) -> None:
+    path = tmp_path / "in.jsonl"
+    path.write_bytes(b'{"a":1,"b":2,"name":"x"}\n{"a":\n{"a":"3","b":4,"name":"caf\xe9"}\n{"a":"5","b":6,"name":""}\n')
+    result = run(scorer, job_of(path))
+    rows = pq.read_table(tmp_path / "out.parquet").to_pylist()
+    assert [row["score"] for row in rows] == [4.0, None, None, 11.0]
+    assert rows[1]["error"].startswith("INVALID_ARGUMENT: line 2: not JSON")
+    assert rows[2]["error"] == "INVALID_ARGUMENT: line 3: not UTF-8 (byte 0xe9)"
+    assert (result.rows, result.errors) == (4, 2)
+
+
+@pytest.mark.parametrize("kind", ["csv", "jsonl"])
+def test_the_output_is_of_the_format_that_its_name_says(tmp_path: Path, scorer: Scorer, kind: str) -> None:
+    source = write(tmp_path)
+    job = Job(source, tmp_path / f"out.{kind}", "m", FEATURES, OUTPUTS[:1], batch_rows=100)
+    assert run(scorer, job).rows == ROWS
+    if kind == "csv":
+        rows = pa_csv.read_csv(tmp_path / "out.csv").to_pylist()
+    else:
+        rows = [json.loads(line) for line in (tmp_path / "out.jsonl").read_text().splitlines()]
+    assert [(row["id"], row["score"]) for row in rows] == list(enumerate(expected()))
+
+
+def test_ids_of_mixed_type_are_text_in_all_rows(
+    tmp_path: Path, scorer: Scorer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(jsonlines, "BLOCK_BYTES", 4000)
+    monkeypatch.setattr(bulk_run, "PART_ROWS", 300)
+    path = tmp_path / "in.jsonl"
+    lines = [json.dumps({"id": n if n < 900 else f"n{n}", "a": n, "b": 0, "name": ""}) for n in range(1000)]
+    path.write_text("\n".join(lines))
+    assert run(scorer, job_of(path)).errors == 0
+    assert pq.read_table(tmp_path / "out.parquet")["id"].to_pylist() == [
+        f"{n}" if n < 900 else f"n{n}" for n in range(1000)
+    ]
 
 
 def test_a_tensor_model_reads_a_list_column_or_columns_side_by_side(tmp_path: Path, scorer: Scorer) -> None:
@@ -185,7 +233,8 @@ def test_one_version_scores_the_whole_file(tmp_path: Path, scorer: Scorer) -> No
 
 
 def test_a_file_without_rows_gives_an_output_without_rows(tmp_path: Path, scorer: Scorer) -> None:
-    result = run(scorer, job_of(write(tmp_path, "csv", 0)))
+    result = run(scorer, job_of(write(tmp_path, "csv", 0), described="2"))
+    assert result.version == "2"
     out = pq.read_table(tmp_path / "out.parquet")
     assert (out.num_rows, out.column_names) == (0, ["id", "score", "pair", "error"])
     assert result.rows == 0
@@ -203,15 +252,41 @@ def test_a_job_that_no_worker_can_do_is_refused_with_nothing_written(
     assert sorted(one.name for one in tmp_path.iterdir()) == ["in.parquet"]
 
 
+def test_a_later_batch_that_the_model_refuses_is_rows_with_errors(tmp_path: Path, scorer: Scorer) -> None:
+    scorer.behaviour.message = "inputs fit no run"
+    scorer.behaviour.code_of = lambda name: Code.INVALID_ARGUMENT if name.endswith("/30") else Code.OK
+    result = run(scorer, job_of(write(tmp_path)))
+    errors = pq.read_table(tmp_path / "out.parquet")["error"].to_pylist()
+    assert errors == [None] * 3000 + ["INVALID_ARGUMENT: inputs fit no run"] * 100 + [None] * (ROWS - 3100)
+    assert result.errors == 100
+
+
+def test_where_a_job_stops_half_way_it_says_what_is_kept_and_what_to_do(tmp_path: Path, scorer: Scorer) -> None:
+    scorer.behaviour.message = "there is no model 'm'"
+    scorer.behaviour.code_of = lambda name: Code.UNKNOWN_MODEL if name.endswith("/30") else Code.OK
+    source = write(tmp_path)
+    with pytest.raises(BulkInputError, match=r"no model 'm'; .*out.parquet.partial keeps the 3,000 rows") as caught:
+        run(scorer, job_of(source), Limits(window=1))
+    assert "the same command goes on there" in str(caught.value)
+    assert "\n" not in str(caught.value)
+    scorer.behaviour.code_of = None
+    assert run(scorer, job_of(source)).resumed == 3000
+
+
 def test_bad_jobs_are_refused_before_anything_is_sent_or_written(tmp_path: Path, scorer: Scorer) -> None:
     source = write(tmp_path)
     (tmp_path / "there.parquet").write_bytes(b"precious")
+    (tmp_path / "taken.parquet.partial").write_bytes(b"a file")
     bad = {
         "no column 'zzz'": job_of(source, layout=Layout(features=(FeatureColumn("zzz"),))),
         "no such file": job_of(tmp_path / "nothing.csv"),
         "exists already; overwrite it with --force": Job(source, tmp_path / "there.parquet", "m", FEATURES, OUTPUTS),
         "there is no folder": Job(source, tmp_path / "no" / "out.parquet", "m", FEATURES, OUTPUTS),
         "is the input itself": Job(source, source, "m", FEATURES, OUTPUTS, force=True),
+        "is a folder": job_of(tmp_path),
+        "taken.parquet.partial: is in the way": Job(source, tmp_path / "taken.parquet", "m", FEATURES, OUTPUTS),
+        "cannot tell from its name which format": Job(source, tmp_path / "out.xlsx", "m", FEATURES, OUTPUTS),
+        "'pair' is .*, which CSV cannot hold": Job(source, tmp_path / "out.csv", "m", FEATURES, OUTPUTS),
         "name of an output column": job_of(source, outputs=(OutputColumn("id", "FP32"),)),
     }
     before = sorted(one.name for one in tmp_path.iterdir())
@@ -282,9 +357,9 @@ score_file(job, {"bootstrap.servers": address}, Codec(), Topics(prefix), limits=
 """
 
 
-@pytest.mark.parametrize("kind", ["parquet", "csv", "jsonl"])
-def test_killed_again_and_again_the_file_is_the_same(tmp_path: Path, scorer: Scorer, kind: str) -> None:
-    source = write(tmp_path, kind)
+@pytest.mark.parametrize(("kind", "ids"), [("parquet", True), ("csv", True), ("jsonl", True), ("parquet", False)])
+def test_killed_again_and_again_the_file_is_the_same(tmp_path: Path, scorer: Scorer, kind: str, ids: bool) -> None:
+    source = write(tmp_path, kind, ids=ids)
     run(scorer, Job(source, tmp_path / "whole.parquet", "m", FEATURES, OUTPUTS, batch_rows=100))
     scorer.behaviour.delay = 0.05
     output, rng = tmp_path / "out.parquet", Random(kind)
@@ -310,6 +385,7 @@ def test_killed_again_and_again_the_file_is_the_same(tmp_path: Path, scorer: Sco
             done = child.returncode == 0 or (output.exists() and not state.exists())
         parts = count_parts(output)
     assert kills >= 3
+    assert pq.read_table(output)["score"].to_pylist() == expected()
     assert digest(output) == digest(tmp_path / "whole.parquet")
     assert not state.exists()
 

@@ -110,7 +110,12 @@ def test_a_file_is_scored_and_a_second_run_does_not_overwrite_it(scorer: Scorer,
     assert (found["rows"], found["errors"], found["version"], found["output"]) == (2, 1, "1", "out.parquet")
     assert pq.read_table("out.parquet").to_pylist() == [
         {"id": "u", "score": 1.5, "pair": [1.5, -1.5], "error": None},
-        {"id": "v", "score": None, "pair": None, "error": "INVALID_ARGUMENT: features: expected a number, got NaN"},
+        {
+            "id": "v",
+            "score": None,
+            "pair": None,
+            "error": "INVALID_ARGUMENT: column 'b': expected a number, got nothing",
+        },
     ]
     again = penstock("score", "m", "in.parquet", "-o", "out.parquet")
     assert (again.exit_code, again.stderr) == (
@@ -119,6 +124,14 @@ def test_a_file_is_scored_and_a_second_run_does_not_overwrite_it(scorer: Scorer,
     forced = penstock("score", "m", "in.parquet", "-o", "out.parquet", "--force", "--tensor", "x=b,a")
     assert forced.exit_code == 0, forced.output
     assert "2 rows by m 1" in forced.stderr
+
+
+@pytest.mark.kafka
+def test_a_file_without_rows_is_scored_by_the_version_that_would_have(scorer: Scorer, tmp_path: Path) -> None:
+    (tmp_path / "in.csv").write_text("a,b\n")
+    result = penstock("score", "m", "in.csv", "-o", "out.parquet")
+    assert result.exit_code == 0, result.output
+    assert "out.parquet: 0 rows by m 1, 0 with an error" in result.stderr
 
 
 @pytest.mark.kafka
@@ -134,6 +147,12 @@ def test_a_file_is_scored_and_a_second_run_does_not_overwrite_it(scorer: Scorer,
             "--tensor: expected INPUT=column,... with INPUT one of x",
         ),
         (("m", "in.csv", "-o", "out.parquet", "--tensor", "x=a"), "input 'x' wants 2 values a row"),
+        (("m", ".", "-o", "out.parquet"), "is a folder, not a file"),
+        (("m", "in.csv", "-o", "in.csv", "--force", "--tensor", "x=a,a"), "in.csv: is the input itself"),
+        (
+            ("m", "in.csv", "-o", "out.csv", "--tensor", "x=a,a"),
+            "which CSV cannot hold; write a .parquet or .jsonl file",
+        ),
         (("n", "in.csv", "-o", "out.parquet"), "there are: m"),
         (("m", "in.csv", "-o", "out.parquet", "--version", "9"), "there are: 1"),
     ],
@@ -172,12 +191,15 @@ def test_the_signature_says_which_columns_a_file_needs() -> None:
     assert layout_of(signature, [], ("id",)) == Layout(
         features=(
             FeatureColumn("a", required=False),
-            FeatureColumn("kind", text=True),
-            FeatureColumn("words", text=True),
+            FeatureColumn("kind", text=True, nullable=False),
+            FeatureColumn("words", text=True, nullable=False),
         ),
         ids=("id",),
     )
     assert layout_of(signature, ["x=p,q"], None) == Layout(
-        tensors=(TensorColumns("x", "FP32", ("p", "q"), (2,)), TensorColumns("t", "BYTES", ("t",)))
+        tensors=(
+            TensorColumns("x", "FP32", ("p", "q"), (2,)),
+            TensorColumns("t", "BYTES", ("t",), nullable=False),
+        )
     )
     assert outputs_of(signature) == (OutputColumn("one", "FP32", (1,)), OutputColumn("seq", "INT64", (-1, 3)))

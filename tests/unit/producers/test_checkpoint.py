@@ -24,7 +24,7 @@ def rows(start: int, count: int) -> pa.Table:
 
 def begun(output: Path, cuts: list[int], *, finished: bool = False) -> Checkpoint:
     one = Checkpoint(output)
-    one.begin(State(BINDING, "job", 10, "2", finished))
+    one.begin(State(BINDING, "job", 10, "2", finished, *((cuts[-1] * 10, cuts[-1]) if finished else ())))
     at = 0
     for cut in cuts:
         one.append(at, cut - 1, rows(at * 10, (cut - at) * 10))
@@ -146,3 +146,28 @@ def test_a_file_without_rows_has_an_output_without_rows(tmp_path: Path) -> None:
     output = tmp_path / "out.parquet"
     assert begun(output, []).finish(SCHEMA) == (0, 0)
     assert pq.read_table(output).schema.names == ["id", "error"]
+
+
+def test_a_column_that_became_text_on_the_way_is_text_throughout(tmp_path: Path) -> None:
+    text = pa.schema([("id", pa.string()), ("error", pa.string())])
+    for number, cut in enumerate((10, 30)):
+        output = tmp_path / f"{number}.parquet"
+        one = begun(output, [cut // 10])
+        later = pa.table({"id": [f"{n}" for n in range(cut, 40)] + ["two"], "error": [None] * (41 - cut)}, text)
+        one.append(cut // 10, 4, later)
+        assert one.rows() == 41
+        assert one.finish(SCHEMA) == (41, cut // 10)
+        found = pq.read_table(output)
+        assert found.schema == text
+        assert found["id"].to_pylist() == [*(f"{n}" for n in range(40)), "two"]
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".jsonl"])
+def test_text_formats_end_with_the_same_file_too(tmp_path: Path, suffix: str) -> None:
+    contents = set()
+    for number, cuts in enumerate(([30], [7, 30])):
+        output = tmp_path / f"{number}{suffix}"
+        assert begun(output, cuts).finish(SCHEMA) == (300, 30)
+        contents.add(output.read_bytes())
+    assert len(contents) == 1
+    assert len(contents.pop().splitlines()) == 300 + (suffix == ".csv")

@@ -26,7 +26,7 @@ def test_texts_are_packed_as_the_protocol_says(texts: list[str], skip: int) -> N
 
 
 def feature(column: Any, *, text: bool = False) -> tuple[Array, dict[int, str]]:
-    wire = to_wire(Layout(features=(FeatureColumn("x", text),)), pa.table({"x": column}))
+    wire = to_wire(Layout(features=(FeatureColumn("x", text),)), pa.table({"x": column}), len(column))
     return from_tensor(wire.columns[0]), wire.errors
 
 
@@ -79,13 +79,14 @@ def test_missing_text_is_empty() -> None:
 def test_an_optional_feature_without_a_column_travels_as_missing() -> None:
     layout = Layout(features=(FeatureColumn("x"), FeatureColumn("y", required=False), FeatureColumn("z", True, False)))
     plan(layout, {"x": pa.float64()}, PATH)
-    wire = to_wire(layout, pa.table({"x": [1.0]}))
+    wire = to_wire(layout, pa.table({"x": [1.0]}), 1)
     assert math.isnan(from_tensor(wire.columns[1])[0])
     assert from_tensor(wire.columns[2]).tolist() == [""]
 
 
 def tensor(spec: TensorColumns, **columns: Any) -> tuple[Array, dict[int, str]]:
-    wire = to_wire(Layout(tensors=(spec,)), pa.table(columns))
+    table = pa.table(columns)
+    wire = to_wire(Layout(tensors=(spec,)), table, table.num_rows)
     return from_tensor(wire.inputs[0]), wire.errors
 
 
@@ -135,6 +136,44 @@ def test_whole_number_inputs_refuse_what_they_cannot_hold() -> None:
     }
     assert tensor(TensorColumns("in", "INT64", ("x",)), x=[2**62 + 1])[0].tolist() == [2**62 + 1]
     assert tensor(TensorColumns("in", "BOOL", ("x",)), x=[True, False])[0].tolist() == [True, False]
+
+
+def test_where_nothing_must_not_be_the_row_says_nothing() -> None:
+    layout = Layout(
+        features=(FeatureColumn("x", nullable=False), FeatureColumn("t", text=True, nullable=False), FeatureColumn("y"))
+    )
+    table = pa.table({"x": ["1", "", "nan", None, "w"], "t": ["a", "b", None, "d", "e"], "y": pa.nulls(5)})
+    wire = to_wire(layout, table, 5)
+    assert wire.errors == {
+        1: "column 'x': expected a number, got nothing",
+        2: "column 't': expected text, got nothing",
+        3: "column 'x': expected a number, got nothing",
+        4: "column 'x': expected a number, got 'w'",
+    }
+    floats = pa.table({"x": [None, float("nan")], "t": ["a", "b"], "y": pa.nulls(2)})
+    assert list(to_wire(layout, floats, 2).errors) == [0]  # NaN is something, for the worker to judge
+
+
+def test_where_nothing_must_not_be_in_a_tensor_the_row_says_so_too() -> None:
+    spec = TensorColumns("in", "FP32", ("a", "b"), (2,), nullable=False)
+    assert tensor(spec, a=[1, 2], b=[0.5, None])[1] == {1: "column 'b': expected a number, got nothing"}
+    x = pa.array([[1.0, 2.0], [3.0, None]], pa.list_(pa.float32()))
+    listed = TensorColumns("in", "FP32", ("x",), (2,), nullable=False)
+    assert tensor(listed, x=x)[1] == {1: "column 'x': expected a number, got nothing"}
+    texts = TensorColumns("in", "BYTES", ("x",), (2,), nullable=False)
+    words = pa.array([["a", "b"], None, ["c", None]], pa.list_(pa.string()))
+    assert tensor(texts, x=words)[1] == {
+        1: "column 'x': expected 2 values, got nothing",
+        2: "column 'x': expected text, got nothing",
+    }
+    assert tensor(TensorColumns("in", "INT8", ("x",)), x=[1.0, float("nan")])[1] == {
+        1: "column 'x': expected INT8, got NaN"
+    }
+
+
+def test_rows_are_what_is_said_where_no_column_tells() -> None:
+    wire = to_wire(Layout(features=(FeatureColumn("x", required=False),)), pa.table({}), 3)
+    assert wire.columns[0].shape == (3,)
 
 
 def test_a_missing_column_is_named_with_those_there_are() -> None:

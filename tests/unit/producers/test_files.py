@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.csv as pa_csv
 import pyarrow.parquet as pq
@@ -14,7 +16,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from producers import files, jsonlines
+from producers import csvrows, jsonlines
+from producers.columns import Layout, TensorColumns, plan
 from producers.errors import BulkInputError
 from producers.files import Piece, open_source, rechunk
 
@@ -37,7 +40,7 @@ def write(folder: Path, kind: str) -> Path:
 
 @pytest.fixture(autouse=True)
 def small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(files, "BLOCK_BYTES", 2000)
+    monkeypatch.setattr(csvrows, "BLOCK_BYTES", 2000)
     monkeypatch.setattr(jsonlines, "BLOCK_BYTES", 2000)
 
 
@@ -70,7 +73,7 @@ def test_rechunking_keeps_rows_order_and_errors(sizes: list[int], rows: int) -> 
         for size in sizes:
             numbers = range(start, start + size)
             errors = {at: f"e{number}" for at, number in enumerate(numbers) if number % 7 == 0}
-            yield Piece(pa.table({"n": pa.array(numbers, pa.int64())}), start, errors)
+            yield Piece(pa.table({"n": pa.array(numbers, pa.int64())}), size, start, errors)
             start += size
 
     out = list(rechunk(pieces(), rows))
@@ -111,11 +114,103 @@ def test_times_in_json_stay_the_text_they_are(tmp_path: Path) -> None:
     assert errors == {}
 
 
-def test_an_id_that_does_not_fit_its_column_is_named_with_its_line(tmp_path: Path) -> None:
+def test_ids_of_mixed_type_are_text_from_the_block_where_they_mix(tmp_path: Path) -> None:
     path = tmp_path / "in.jsonl"
-    path.write_text('{"id":1}\n' * 300 + '{"id":"abc"}\n')
-    with pytest.raises(BulkInputError, match=r"in.jsonl line 301: column 'id': expected a whole number, got \"abc\""):
-        read_lines(path, {"id": None})
+    path.write_text('{"id":1}\n' * 300 + '{"id":"two"}\n{"id":2.5}\n{"id":18446744073709551615}\n{}\n{"id":[1,"x"]}\n')
+    rows, errors = read_lines(path, {"id": None})
+    assert rows[0]["id"] == 1
+    assert [row["id"] for row in rows[300:]] == ["two", "2.5", "18446744073709551615", None, '[1, "x"]']
+    assert errors == {}
+    whole = next(rechunk(open_source(path).pieces({"id": None}), 1000))
+    assert whole.table["id"].to_pylist()[:301] == ["1"] * 300 + ["two"]
+
+
+def test_a_whole_number_of_more_than_64_bits_keeps_its_digits(tmp_path: Path) -> None:
+    path = tmp_path / "in.jsonl"
+    path.write_text('{"id":18446744073709551615,"x":1.5}\n{"id":7,"x":2}\n')
+    rows, _ = read_lines(path, {"id": None, "x": None})
+    assert rows == [{"id": "18446744073709551615", "x": 1.5}, {"id": "7", "x": 2.0}]
+
+
+def test_objects_as_ids_are_their_json(tmp_path: Path) -> None:
+    path = tmp_path / "in.jsonl"
+    path.write_text('{"id":{"a":1}}\n{"id":{"b":[2]}}\n{"id":null}\n')
+    assert read_lines(path, {"id": None})[0] == [{"id": '{"a": 1}'}, {"id": '{"b": [2]}'}, {"id": None}]
+
+
+def test_text_that_is_a_number_counts_as_it_and_a_number_is_text_where_text_is_wanted(tmp_path: Path) -> None:
+    path = tmp_path / "in.jsonl"
+    path.write_text(
+        '{"x":"17","t":17}\n{"x":" 1e3 ","t":"a"}\n{"x":"","t":true}\n{"x":"1_0","t":[1]}\n{"x":4,"t":2.5}\n'
+    )
+    rows, errors = read_lines(path, {"x": pa.float64(), "t": pa.string()})
+    assert [row["x"] for row in rows] == [17.0, 1000.0, None, None, 4.0]
+    assert [row["t"] for row in rows] == ["17", "a", "true", None, "2.5"]
+    assert errors == {3: "column 'x': expected a number, got \"1_0\""}
+
+
+def test_a_line_that_is_no_utf8_costs_its_row_only(tmp_path: Path) -> None:
+    path = tmp_path / "in.jsonl"
+    path.write_bytes(b'{"id":"a"}\n' * 300 + b'{"id":"caf\xe9"}\n{"id":"z"}\n')
+    rows, errors = read_lines(path, {"id": None})
+    assert [row["id"] for row in rows] == ["a"] * 300 + [None, "z"]
+    assert errors == {300: "line 301: not UTF-8 (byte 0xe9)"}
+
+
+def test_a_line_that_is_too_long_is_not_held_in_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(jsonlines, "LONGEST_ROW", 4000)
+    path = tmp_path / "in.jsonl"
+    path.write_text('{"id":1}\n{"id":2,"z":"' + "z" * 30_000 + '"}\n{"id":3}\n')
+    rows, errors = read_lines(path, {"id": None})
+    assert [row["id"] for row in rows] == [1, None, 3]
+    assert errors == {1: "line 2: longer than 4000 bytes"}
+
+
+def test_a_list_that_does_not_fit_costs_its_row_only(tmp_path: Path) -> None:
+    path = tmp_path / "in.jsonl"
+    path.write_text('{"x":[1,2]}\n{"x":[1.5,2]}\n{"x":"oops"}\nbroken\n{"x":[3,4]}\n')
+    source = open_source(path)
+    chosen = plan(Layout(tensors=(TensorColumns("in", "FP32", ("x",), (2,)),)), source.schema, path)
+    rows, errors = read_lines(path, dict(chosen.wanted))
+    assert [row["x"] for row in rows] == [[1, 2], [1.5, 2], None, None, [3, 4]]
+    assert sorted(errors) == [2, 3]
+
+
+def test_text_in_parquet_that_is_no_utf8_costs_its_row_only(tmp_path: Path) -> None:
+    path = tmp_path / "in.parquet"
+    raw = pa.array([b"a", b"caf\xe9", b"z"])
+    text = pa.Array.from_buffers(pa.string(), 3, raw.buffers())
+    pq.write_table(pa.table({"id": text, "kind": text.dictionary_encode(), "x": [1, 2, 3]}), path)
+    rows, errors = read_lines(path, {"id": None, "kind": None, "x": None})
+    assert [row["id"] for row in rows] == ["a", None, "z"]
+    assert [row["kind"] for row in rows] == ["a", None, "z"]
+    assert list(errors) == [1]
+    assert errors[1].startswith("column 'id': cannot be read: Invalid UTF8")
+
+
+def test_a_damaged_page_is_noticed_where_the_file_has_checksums(tmp_path: Path) -> None:
+    path = tmp_path / "in.parquet"
+    noise = np.random.default_rng(3).random(20_000)
+    pq.write_table(pa.table({"x": noise}), path, write_page_checksum=True, compression="none", use_dictionary=False)
+    content = bytearray(path.read_bytes())
+    content[80_000] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(BulkInputError, match=r"in\.parquet: .*CRC"):
+        read_lines(path, {"x": None})
+
+
+@pytest.mark.parametrize("kind", ["parquet", "csv", "jsonl"])
+def test_rows_are_counted_where_no_column_is_wanted(tmp_path: Path, kind: str) -> None:
+    pieces = list(rechunk(open_source(write(tmp_path, kind)).pieces({}, 30), 100))
+    assert [piece.rows for piece in pieces] == [100] * 9 + [70]
+
+
+@pytest.mark.parametrize(("name", "message"), [("folder.parquet", "is a folder"), ("pipe.csv", "is no regular file")])
+def test_what_is_no_file_is_said_to_be_none(tmp_path: Path, name: str, message: str) -> None:
+    path = tmp_path / name
+    path.mkdir() if "folder" in name else os.mkfifo(path)
+    with pytest.raises(BulkInputError, match=message):
+        open_source(path)
 
 
 def test_csv_text_is_kept_as_it_is(tmp_path: Path) -> None:
@@ -131,7 +226,9 @@ def test_csv_text_is_kept_as_it_is(tmp_path: Path) -> None:
         ("no.parquet", None, "no such file"),
         ("in.xlsx", b"", "cannot tell its format"),
         ("in.parquet", b"not parquet", "Parquet"),
-        ("in.csv", b"", "Empty CSV"),
+        ("in.csv", b"", "is empty"),
+        ("in.parquet", b"", "0 bytes"),
+        ("in.jsonl", b"", "is empty"),
         ("in.csv", b"a,b,a\n1,2,3\n", "column 'a' is there twice"),
         ("in.jsonl", b"\n\n", "is empty"),
         ("in.jsonl", b"nothing\nhere\n", "no line of it is a JSON object"),
@@ -147,10 +244,3 @@ def test_an_unreadable_file_is_refused_in_one_line(
         open_source(path)
     assert "\n" not in str(caught.value)
     assert name in str(caught.value)
-
-
-def test_a_csv_row_of_another_width_is_named(tmp_path: Path) -> None:
-    path = tmp_path / "in.csv"
-    path.write_text("a,b\n1,2\n3\n")
-    with pytest.raises(BulkInputError, match="Expected 2 columns, got 1"):
-        list(open_source(path).pieces({"a": None}))

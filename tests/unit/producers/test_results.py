@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from producers.errors import BulkError, BulkInputError
-from producers.results import OutputColumn, id_types, output_schema, result_table
+from producers.results import OutputColumn, id_columns, id_types, output_schema, result_table
 from schemas.codes import Code
 from schemas.records import RowError, ScoreReply, Tensor
 from schemas.tensors import to_tensor
@@ -23,11 +23,10 @@ OUTPUTS = (
     OutputColumn("grid", "FP32", (2, -1)),
     OutputColumn("label", "BYTES"),
 )
-IDS = {"id": pa.int64()}
 
 
-def ids(rows: int) -> pa.Table:
-    return pa.table({"id": list(range(rows))})
+def ids(rows: int) -> dict[str, pa.Array]:
+    return {"id": pa.array(range(rows), pa.int64())}
 
 
 def tensors(rows: int) -> tuple[Tensor, ...]:
@@ -45,7 +44,7 @@ def tensors(rows: int) -> tuple[Tensor, ...]:
 
 def test_every_output_becomes_a_column_and_a_bad_row_has_nulls_and_its_error(tmp_path: Path) -> None:
     reply = ScoreReply("j/0", Code.OK, outputs=tensors(3), row_errors=(RowError(1, Code.INVALID_ARGUMENT, "x: NaN"),))
-    table = result_table(output_schema(IDS, OUTPUTS), ids(3), OUTPUTS, reply, {})
+    table = result_table(ids(3), 3, OUTPUTS, reply, {})
     pq.write_table(table, tmp_path / "out.parquet")
     rows = pq.read_table(tmp_path / "out.parquet").to_pylist()
     assert rows[0] == {
@@ -60,20 +59,20 @@ def test_every_output_becomes_a_column_and_a_bad_row_has_nulls_and_its_error(tmp
 
 def test_what_was_wrong_before_sending_goes_before_what_the_worker_says() -> None:
     reply = ScoreReply("j/0", Code.OK, outputs=tensors(2), row_errors=(RowError(0, Code.INTERNAL, "worker"),))
-    table = result_table(output_schema(IDS, OUTPUTS), ids(2), OUTPUTS, reply, {0: "column 'x': no number"})
+    table = result_table(ids(2), 2, OUTPUTS, reply, {0: "column 'x': no number"})
     assert table["error"].to_pylist() == ["INVALID_ARGUMENT: column 'x': no number", None]
 
 
 def test_a_batch_that_failed_is_rows_that_failed() -> None:
     reply = ScoreReply("j/0", Code.INFERENCE_FAILED, "the model raised")
-    table = result_table(output_schema(IDS, OUTPUTS), ids(2), OUTPUTS, reply, {})
+    table = result_table(ids(2), 2, OUTPUTS, reply, {})
     assert table["error"].to_pylist() == ["INFERENCE_FAILED: the model raised"] * 2
     assert table["grid"].to_pylist() == [None, None]
 
 
 def test_a_score_that_is_nan_stays_nan() -> None:
     reply = ScoreReply("j/0", Code.OK, outputs=(to_tensor("p", np.array([np.nan, 1], np.float32)),))
-    table = result_table(output_schema(IDS, OUTPUTS[:1]), ids(2), OUTPUTS[:1], reply, {})
+    table = result_table(ids(2), 2, OUTPUTS[:1], reply, {})
     assert table["p"].null_count == 0
     assert np.isnan(table["p"][0].as_py())
 
@@ -89,7 +88,16 @@ def test_a_score_that_is_nan_stays_nan() -> None:
 def test_an_answer_that_breaks_the_promise_stops_the_job(outputs: tuple[Tensor, ...], message: str) -> None:
     reply = ScoreReply("j/0", Code.OK, outputs=outputs)
     with pytest.raises(BulkError, match=message):
-        result_table(output_schema(IDS, OUTPUTS[:1]), ids(2), OUTPUTS[:1], reply, {})
+        result_table(ids(2), 2, OUTPUTS[:1], reply, {})
+
+
+def test_without_id_columns_the_rows_are_all_there() -> None:
+    reply = ScoreReply("j/0", Code.OK, outputs=tensors(3), row_errors=(RowError(1, Code.INVALID_ARGUMENT, "x: NaN"),))
+    table = result_table({}, 3, OUTPUTS[:1], reply, {2: "column 'x': no number"})
+    assert table["p"].to_pylist() == [0, None, None]
+    assert [error is None for error in table["error"].to_pylist()] == [True, False, False]
+    failed = result_table({}, 2, OUTPUTS[:1], ScoreReply("j/0", Code.INTERNAL, "x"), {})
+    assert failed["error"].to_pylist() == ["INTERNAL: x"] * 2
 
 
 @pytest.mark.parametrize("name", ["p", "error"])
@@ -100,3 +108,11 @@ def test_an_id_column_must_not_be_named_like_an_output(name: str) -> None:
 
 def test_dictionary_ids_are_spelled_out() -> None:
     assert id_types({"a": pa.dictionary(pa.int32(), pa.string()), "b": pa.int8()}) == {"a": pa.string(), "b": pa.int8()}
+    kind = pa.dictionary(pa.int32(), pa.string())
+    nested = pa.table({"c": pa.array([["u"]], pa.list_(kind)), "d": pa.array([{"e": "v"}], pa.struct([("e", kind)]))})
+    columns = id_columns(nested, ["c", "d"])
+    assert {name: str(one.type) for name, one in columns.items()} == {
+        "c": "list<item: string>",
+        "d": "struct<e: string>",
+    }
+    assert columns["d"].to_pylist() == [{"e": "v"}]
