@@ -134,6 +134,8 @@ class KafkaSettings(_Section):
             "bootstrap.servers": self.bootstrap_servers,
             "client.id": "penstock",
             "socket.keepalive.enable": True,
+            # Small requests would wait for the acknowledgement of the one before.
+            "socket.nagle.disable": True,
             # The default of 10 s would be most of a broker's restart.
             "reconnect.backoff.max.ms": 2000,
         }
