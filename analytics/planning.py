@@ -50,6 +50,7 @@ class Wanted:
     `mean_denominator` is a unit's. `shares` of the arms, control first, as parts of any total. `units` of the control:
     then the effect that these can find is the answer, and of `effect` only the sign counts. `rate`: new units a second,
     of which `share` (0 to 1) enters the experiment. A test of kind `always-valid` is planned for `test.looks` looks.
+    `ripening`: how long the last user's outcomes take to come in.
     """
 
     baseline: float | None = None
@@ -64,6 +65,7 @@ class Wanted:
     rate: float | None = None
     share: float = 1.0
     minimum_runtime: timedelta = MINIMUM_RUNTIME
+    ripening: timedelta = timedelta(0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,6 +90,11 @@ class Planned:
     duration: Duration | None
     curve: tuple[tuple[float, float], ...]
 
+    @property
+    def complete(self) -> timedelta | None:
+        """When the last user's outcomes are in, from the start on; None without a rate."""
+        return None if self.duration is None else self.duration.planned + self.wanted.ripening
+
     def as_dict(self) -> dict[str, Any]:
         """For JSON: plain values, durations in seconds."""
         asked, time = self.wanted, self.duration
@@ -109,6 +116,7 @@ class Planned:
             "needed_seconds": time and time.needed.total_seconds(),
             "planned_seconds": time and time.planned.total_seconds(),
             "duration_reason": time and time.reason,
+            "complete_seconds": self.complete and self.complete.total_seconds(),
             "curve": [{"effect": effect, "power": power} for effect, power in self.curve],
         }
 
