@@ -143,7 +143,7 @@ def _effect_shown(found: Planned) -> str:
     base = found.wanted.baseline
     if base is None:
         return f"{found.effect:+.4g}"
-    lift = "" if found.lift is None else f" ({found.lift:+.3g})" if abs(found.lift) >= 10 else f" ({found.lift:+.3%})"
+    lift = "" if found.lift is None else f" ({found.lift * 100:+.3g}%)"
     return f"from {base:g} to {base + found.effect:.4g}{lift}"
 
 

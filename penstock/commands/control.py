@@ -14,7 +14,7 @@ from penstock import console
 if TYPE_CHECKING:
     from producers.control import ControlTopic
 
-KINDS = ("experiment", "model", "schema")
+KINDS = ("experiment", "experiment-plan", "model", "schema")
 
 
 def register(app: typer.Typer) -> None:
@@ -45,11 +45,13 @@ def entries(as_json: Annotated[bool, typer.Option("--json", help="One JSON docum
 
 
 def put(
-    kind: Annotated[str, typer.Argument(help="experiment, model or schema.")],
+    kind: Annotated[str, typer.Argument(help="experiment, experiment-plan, model or schema.")],
     name: Annotated[str, typer.Argument(help="The entry's name within its kind.")],
     body: Annotated[str, typer.Argument(help="JSON, or @FILE that holds it.")],
 ) -> None:
     """Write an entry: checked here, and obeyed by every worker within a second."""
+    from analytics.definition_reader import plan_from_json
+    from analytics.definitions import PLAN_KIND, DefinitionError
     from models.routing import Experiment, ExperimentError, Router
     from producers.errors import BrokerUnavailableError
 
@@ -68,16 +70,22 @@ def put(
                 console.fail(f"the experiment's own name is {own.name!r}, not {name!r}")
             others = [one for (its, known), one in topic.entries().items() if its == kind and known != name]
             Router([own, *(Experiment.from_json(one.body) for one in others)])
+        elif kind == PLAN_KIND:
+            planned = plan_from_json(text, "BODY").definition
+            if planned.name != name:
+                console.fail(f"the experiment's own name is {planned.name!r}, not {name!r}")
         elif kind == "model" and not isinstance(document.get("version") if isinstance(document, dict) else None, str):
             console.fail('BODY of a model: expected {"version": "…"}')
         topic.put(kind, name, text, author="penstock control")
-    except (ExperimentError, BrokerUnavailableError) as error:
-        console.fail(str(error), code=2 if isinstance(error, ExperimentError) else 1)
+    except (DefinitionError, ExperimentError) as error:
+        console.fail(str(error))
+    except BrokerUnavailableError as error:
+        console.fail(str(error), code=1)
     console.note(f"{kind}/{name} written")
 
 
 def remove(
-    kind: Annotated[str, typer.Argument(help="experiment or model.")],
+    kind: Annotated[str, typer.Argument(help="experiment, experiment-plan or model.")],
     name: Annotated[str, typer.Argument(help="The entry's name within its kind.")],
 ) -> None:
     """Remove an entry."""
