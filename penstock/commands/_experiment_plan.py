@@ -41,7 +41,7 @@ def plan(
     ] = None,
     metric: Annotated[
         str | None,
-        typer.Option(help="proportion, mean or ratio; with --file one of its metrics, else the first is planned for."),
+        typer.Option(help="proportion, mean or ratio; with --file one of its metrics, else the first no guardrail."),
     ] = None,
     sd: Annotated[
         float | None,
@@ -174,7 +174,9 @@ def _of_file(file: Path, metric: str | None) -> Wanted:
     from analytics.planning import Wanted
 
     definition = from_toml(file)
-    chosen: Metric = definition.metrics[0] if metric is None else definition.metric(metric)
+    guarded = {one.metric for one in definition.guardrails}
+    first = next((one for one in definition.metrics if one.name not in guarded), definition.metrics[0])
+    chosen: Metric = first if metric is None else definition.metric(metric)
     if chosen.kind == "quantile":
         raise DefinitionError(
             f"{file.name}: metrics[{definition.metrics.index(chosen)}].kind: a quantile has no formula for its size; "

@@ -231,11 +231,11 @@ def _decisions() -> tuple[dict[tuple[str, int], dict[str, Any]], str]:
     """The last decision of each run (name, start), and why there are none where the warehouse cannot be asked."""
     from datetime import UTC, datetime
 
-    from penstock.sql_client import SqlError, ask
+    from penstock.warehouse_client import AskError, ask
 
     try:
         rows = ask(console.settings(), _LAST, timeout=_SQL_SECONDS)["rows"]
-    except SqlError as error:
+    except AskError as error:
         return {}, str(error)
     return {
         (name, int(started)): {

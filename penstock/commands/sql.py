@@ -20,14 +20,14 @@ def sql(
 ) -> None:
     """Ask the warehouse: the running ingest process, or the server that clickhouse.url names."""
     from penstock.console import fail, print_json, print_table, settings
-    from penstock.sql_client import SqlError, ask
+    from penstock.warehouse_client import AskError, ask
 
     if as_json and as_csv:
         fail("--json and --csv exclude each other")
     statement = sys.stdin.read() if query == "-" else query
     try:
         answer = ask(settings(), statement, "csv" if as_csv else "json")
-    except SqlError as error:
+    except AskError as error:
         fail(str(error))
     if as_csv:
         sys.stdout.write(answer)

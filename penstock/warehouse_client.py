@@ -13,14 +13,14 @@ if TYPE_CHECKING:
 Format = Literal["json", "csv"]
 
 
-class SqlError(RuntimeError):
+class AskError(RuntimeError):
     """A question without an answer, in one line."""
 
 
 def ask(settings: Settings, statement: str, form: Format = "json", timeout: float = 90.0) -> Any:
     """The answer to one statement that changes nothing: CSV text, or {"columns": [{"name", "type"}], "rows": [[…]]}.
 
-    `timeout` in seconds bounds the wait for the local process. Raises `SqlError`.
+    `timeout` in seconds bounds the wait for the local process. Raises `AskError`.
     """
     if settings.clickhouse.url:
         return _ask_server(settings, statement, form)
@@ -38,7 +38,7 @@ def _ask_server(settings: Settings, statement: str, form: Format) -> Any:
             readonly = ReadOnlySql(warehouse)
             return readonly.csv(statement).decode() if form == "csv" else readonly.json(statement)
     except WarehouseError as error:
-        raise SqlError(str(error)) from None
+        raise AskError(str(error)) from None
 
 
 def _ask_process(settings: Settings, statement: str, form: Format, timeout: float) -> Any:
@@ -55,9 +55,9 @@ def _ask_process(settings: Settings, statement: str, form: Format, timeout: floa
     except urllib.error.HTTPError as error:
         with error:
             text = error.read().decode(errors="replace")
-        raise SqlError(_reason(text) or f"{place} is not Penstock's warehouse: it answers {error.code}") from None
+        raise AskError(_reason(text) or f"{place} is not Penstock's warehouse: it answers {error.code}") from None
     except (urllib.error.URLError, OSError) as error:
-        raise SqlError(
+        raise AskError(
             f"no warehouse answers at {place} ({getattr(error, 'reason', error)}): start it by `penstock up`"
         ) from None
     return body if form == "csv" else json.loads(body)
