@@ -214,7 +214,7 @@ FIGURES: Final[Mapping[str, str]] = {
 
 
 def experiment_figures() -> str:
-    """A Markdown table of what the simulations found, with two standard errors, out of the newest document of theirs."""
+    """A Markdown table of what the simulations found, ± two standard errors, out of their newest document."""
     newest = max((folder().parent / "benchmarks" / "results").glob("*-experiments.json"))
     found = {one["name"]: one for one in json.loads(newest.read_text("utf-8"))["figures"]}
     rows = ["| in simulated experiments | share | wanted | experiments |", "|---|---|---|---|"]
