@@ -14,6 +14,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any, Final, TypeVar, get_args
 
+from analytics import definition_keys as keys
 from analytics import definition_values as values
 from analytics.definitions import (
     BUCKETS,
@@ -65,14 +66,11 @@ def plan_from_json(text: str, what: str = "experiment-plan") -> Plan:
 
 def read(body: Any, what: str) -> Definition:
     """A definition from a document as TOML or JSON has it. Raises `DefinitionError`; `what` begins its line."""
-    needed = ("name", "hypothesis", "model", "control", "variants", "metrics")
-    other = ("guardrails", "test", "unit", "salt", "layer", "layer_ranges", "minimum_runtime", "maturity_delay", "slot")
-    top = _Table(what, "", body, needed, other)
-    variants = tuple(_arm(one) for one in top.tables("variants", ("name", "version", "share"), ()))
-    metrics = tuple(_metric(one) for one in top.tables("metrics", ("name", "kind"), _METRIC))
+    top = _Table(what, "", body, keys.needed(""), keys.other(""))
+    variants = tuple(_arm(one) for one in top.tables("variants"))
+    metrics = tuple(_metric(one) for one in top.tables("metrics"))
     guardrails = tuple(
-        Guardrail(one.get("metric", values.text), one.get("margin", values.effect))
-        for one in top.tables("guardrails", ("metric", "margin"), ())
+        Guardrail(one.get("metric", values.text), one.get("margin", values.effect)) for one in top.tables("guardrails")
     )
     definition = Definition(
         name=top.get("name", values.name),
@@ -82,7 +80,7 @@ def read(body: Any, what: str) -> Definition:
         control=top.get("control", values.text),
         metrics=metrics,
         guardrails=guardrails,
-        test=_procedure(top.table("test", (), ("kind", "alpha", "power", "spending", "spending_parameter", "looks"))),
+        test=_procedure(top.table("test")),
         unit=top.get("unit", values.one_of(("user",)), "user"),
         salt=top.get("salt", values.any_text, ""),
         layer=top.get("layer", values.any_text, ""),
@@ -147,21 +145,18 @@ class _Table:
         """A value; None where the key is left out or null."""
         return None if self.body.get(name) is None else self.get(name, read)
 
-    def table(self, name: str, needed: Sequence[str], other: Sequence[str]) -> _Table:
-        return _Table(self.what, self.at(name), self.body.get(name, {}), needed, other)
+    def table(self, name: str) -> _Table:
+        return _Table(self.what, self.at(name), self.body.get(name, {}), keys.needed(name), keys.other(name))
 
-    def tables(self, name: str, needed: Sequence[str], other: Sequence[str]) -> list[_Table]:
+    def tables(self, name: str) -> list[_Table]:
+        needed, other = keys.needed(name), keys.other(name)
         found = self.body.get(name, [])
         if not isinstance(found, Sequence) or isinstance(found, str):
             raise self.wrong(name, f"a list of tables, [[{name}]]", found)
         return [_Table(self.what, f"{self.at(name)}[{at}]", one, needed, other) for at, one in enumerate(found)]
 
 
-_METRIC: Final = (
-    *("outcome", "prediction", "source", "numerator", "denominator", "window", "direction", "mde", "cap_value"),
-    *("cap_percentile", "percentile", "covariate_window", "only_with_events"),
-)
-_SOURCE: Final = ("outcome", "prediction", "value", "threshold", "aggregate")
+_SOURCE: Final = keys.other("source")
 
 
 def _arm(table: _Table) -> Arm:

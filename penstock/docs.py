@@ -16,12 +16,13 @@ from typing import Any, Final, NamedTuple
 
 from pydantic import BaseModel
 
+from analytics.definition_keys import TABLES, Key
 from penstock.settings import KafkaSettings, Settings
 from schemas.codec import Codec, schema_json
 from schemas.records import RECORDS
 from schemas.topics import DAY_MS, Topics, TopicSpec, topic_specs
 
-PAGES: Final = ("records-and-topics.md", "operations.md")
+PAGES: Final = ("records-and-topics.md", "operations.md", "experiments.md")
 Schema = dict[str, Any]
 
 
@@ -159,6 +160,71 @@ def _python(kind: Any) -> str:
     return {"str": "text", "int": "whole number", "float": "number", "bool": "true or false", "dict": "table"}[name]
 
 
+def experiment_keys() -> str:
+    """Markdown tables of every key of an experiment's TOML, a table each."""
+    heads = {
+        "": "The file itself",
+        "variants": "`[[variants]]`",
+        "metrics": "`[[metrics]]`",
+        "source": "`source`, `numerator` and `denominator` of a metric",
+        "guardrails": "`[[guardrails]]`",
+        "test": "`[test]`",
+    }
+    parts = []
+    for table, found in TABLES.items():
+        rows = ["| key | holds | left out | meaning |", "|---|---|---|---|"]
+        rows += [f"| `{one.name}` | {_cell(one.expected)} | {_left_out(one)} | {_cell(one.meaning)} |" for one in found]
+        parts.append(f"{heads[table]}:\n\n" + "\n".join(rows))
+    return "\n\n".join(parts)
+
+
+def _left_out(key: Key) -> str:
+    if key.needed:
+        return "an error"
+    return key.usual or ("" if key.default is None else f"`{json.dumps(key.default)}`")
+
+
+def experiment_plan() -> str:
+    """What `penstock experiments plan` prints for the page's example."""
+    from typer.testing import CliRunner
+
+    from penstock.cli import build
+
+    arguments = "--baseline 0.05 --mde 10% --test group-sequential --rate 1000 --share 10% --curve"
+    result = CliRunner().invoke(build(), ["experiments", "plan", *arguments.split()])
+    return f"```sh\npenstock experiments plan {arguments}\n```\n\n```text\n{result.stdout.rstrip()}\n```"
+
+
+FIGURES: Final[Mapping[str, str]] = {
+    "A/A, 14 looks, naive z at each": "a plain test, looked at 14 times: finds a difference where there is none",
+    "A/A, 14 looks, group sequential, obrien-fleming, two-sided": "group sequential, O'Brien-Fleming: the same",
+    "A/A, 14 looks, group sequential, pocock, two-sided": "group sequential, Pocock: the same",
+    "A/A, 14 looks, asymptotic confidence sequence, two-sided": "always valid: the same",
+    "A/B of +10%, 32,559 an arm, group sequential, obrien-fleming": (
+        "group sequential at its planned size: finds the planned effect"
+    ),
+    "A/A ratio metric, z test over views": "a ratio metric, every view taken for a unit: finds what is not there",
+    "A/A ratio metric, delta method over users": "a ratio metric by users: the same",
+    "SRM, 28 looks, chi-square at 1% at each look": "a plain chi-square for the split at 28 looks: a false alarm",
+    "SRM, 28 looks, e-process at 1%, 50%/50%": "the sample-ratio check at 28 looks: the same",
+    "SRM found: 4% of the treatment lost, 28 looks, e-process at 1%": "the sample-ratio check, 4% of an arm lost: seen",
+    "coverage at all 14 looks, repeated interval, obrien-fleming": "the interval holds the truth at all 14 looks",
+    "coverage at all 14 looks, confidence sequence": "the same, always valid",
+}
+
+
+def experiment_figures() -> str:
+    """A Markdown table of what the simulations found, ± two standard errors, out of their newest document."""
+    newest = max((folder().parent / "benchmarks" / "results").glob("*-experiments.json"))
+    found = {one["name"]: one for one in json.loads(newest.read_text("utf-8"))["figures"]}
+    rows = ["| in simulated experiments | share | wanted | experiments |", "|---|---|---|---|"]
+    for name, words in FIGURES.items():
+        one = found[name]
+        share = f"{one['share']:.1%} ± {2 * one['simulation_error']:.1%}"
+        rows.append(f"| {words} | {share} | {one['bound']} {one['limit']:.1%} | {one['runs']:,} |")
+    return "\n".join(rows)
+
+
 def _default(value: Any) -> str:
     if value is None:
         return "not set"
@@ -176,6 +242,9 @@ PARTS: Final[Mapping[str, Callable[[], str]]] = {
     "topics": lambda: topics_table(KafkaSettings().partitions),
     "records": records,
     "settings": settings_table,
+    "experiment-keys": experiment_keys,
+    "experiment-plan": experiment_plan,
+    "experiment-figures": experiment_figures,
 }
 _BLOCK: Final = re.compile(r"<!-- generated: (\S+) -->\n.*?<!-- end -->", re.DOTALL)
 

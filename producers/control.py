@@ -32,12 +32,13 @@ class ControlTopic:
         self._topic = topic
         self._now_us = now_us
 
-    def put(self, kind: str, name: str, body: Any, *, author: str = "") -> Control:
+    def put(self, kind: str, name: str, body: Any, *, author: str = "", at: int | None = None) -> Control:
         """Write an entry and wait until Kafka has it. `body` becomes JSON, unless it is text already.
 
-        Its revision is the time, so that it follows whatever was written before. Raises `BrokerUnavailableError`.
+        Its revision is its time, so that it follows whatever was written before: now, unless `at` (microseconds since
+        the epoch) says otherwise. Raises `BrokerUnavailableError`.
         """
-        now = self._now_us()
+        now = self._now_us() if at is None else at
         text = body if isinstance(body, str) else json.dumps(body)
         entry = Control(kind, name, now, text, now, author)
         with Publisher(self._config, self._codec) as publisher:

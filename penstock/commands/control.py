@@ -70,18 +70,22 @@ def put(
                 console.fail(f"the experiment's own name is {own.name!r}, not {name!r}")
             others = [one for (its, known), one in topic.entries().items() if its == kind and known != name]
             Router([own, *(Experiment.from_json(one.body) for one in others)])
-        elif kind == PLAN_KIND and plan_from_json(text).definition.name != name:
-            console.fail(f"the plan's own name is not {name!r}")
+        elif kind == PLAN_KIND:
+            planned = plan_from_json(text, "BODY").definition
+            if planned.name != name:
+                console.fail(f"the experiment's own name is {planned.name!r}, not {name!r}")
         elif kind == "model" and not isinstance(document.get("version") if isinstance(document, dict) else None, str):
             console.fail('BODY of a model: expected {"version": "…"}')
         topic.put(kind, name, text, author="penstock control")
-    except (ExperimentError, DefinitionError, BrokerUnavailableError) as error:
-        console.fail(str(error), code=1 if isinstance(error, BrokerUnavailableError) else 2)
+    except (DefinitionError, ExperimentError) as error:
+        console.fail(str(error))
+    except BrokerUnavailableError as error:
+        console.fail(str(error), code=1)
     console.note(f"{kind}/{name} written")
 
 
 def remove(
-    kind: Annotated[str, typer.Argument(help="experiment or model.")],
+    kind: Annotated[str, typer.Argument(help="experiment, experiment-plan or model.")],
     name: Annotated[str, typer.Argument(help="The entry's name within its kind.")],
 ) -> None:
     """Remove an entry."""

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from analytics.definition_keys import TABLES
 from analytics.definition_reader import check_layers, from_json, from_toml, plan_from_json, read
 from analytics.definitions import DefinitionError, Effect, Plan, Source
 from models.routing import Experiment, Router
@@ -97,6 +98,47 @@ def test_a_file_says_all_there_is_to_say(tmp_path: Path) -> None:
     assert (late.source.aggregate, latency.source.aggregate, latency.only_with_events) == ("any", "mean", True)
     assert (found.test.alpha, found.test.spending_parameter, found.test.power) == (0.01, 3.0, 0.8)
     assert from_json(found.to_json()) == found
+
+
+# A table of each kind, to which a key can be added.
+PLACES: dict[str, Any] = {
+    "": lambda body: body,
+    "metrics": lambda body: body["metrics"][0],
+    "source": lambda body: body["metrics"][1]["numerator"],
+    "test": lambda body: body.setdefault("test", {}),
+}
+
+
+def test_leaving_a_key_out_means_what_the_reference_says() -> None:
+    ratio = {"name": "r", "kind": "ratio", "numerator": {"outcome": "o"}, "denominator": {"outcome": "p"}}
+    plain = {**GOOD, "metrics": [GOOD["metrics"][0], ratio], "guardrails": []}
+    del plain["metrics"][0]["window"], plain["test"]
+    left_out = read(plain, "e")
+    seen = 0
+    for table, keys in TABLES.items():
+        for key in keys:
+            # An empty list or text would look as if it were left out.
+            if key.default is None or key.name == "layer_ranges":
+                continue
+            body = deepcopy(plain)
+            PLACES[table](body)[key.name] = key.default
+            assert read(body, "e") == left_out, key
+            seen += 1
+    assert seen == 14
+
+
+def test_every_key_of_the_reference_is_one_and_no_other_is(tmp_path: Path) -> None:
+    """By what a wrong value or an unknown key is told."""
+    ratio = {"name": "r", "kind": "ratio", "numerator": {"outcome": "o"}, "denominator": {"outcome": "p"}}
+    plain = {**GOOD, "metrics": [GOOD["metrics"][0], ratio, GOOD["metrics"][1]], "test": {}}
+    places = {**PLACES, "variants": lambda body: body["variants"][0], "guardrails": lambda body: body["guardrails"][0]}
+    for table, keys in TABLES.items():
+        for name in [*(one.name for one in keys), "nonsense"]:
+            body = deepcopy(plain)
+            places[table](body)[name] = object()
+            with pytest.raises(DefinitionError) as caught:
+                read(body, "e")
+            assert ("no such key" in str(caught.value)) == (name == "nonsense"), (table, name, str(caught.value))
 
 
 def test_what_is_left_out_has_its_default() -> None:

@@ -56,7 +56,7 @@ def ask_clickhouse(query: str) -> list[int]:
 
 
 def test_shares_hold_and_experiments_are_independent_over_many_users() -> None:
-    users = [f"user-{number}" for number in range(200_000)]
+    users = [f"user-{number}" for number in range(1_000_000)]
     buckets = [np.array(bucket_many(f"experiment-{number}", users)) for number in range(10)]
     # 10 share tests and 45 independence tests: at 1e-5 each, a fair hash fails one run in 1,800; the ids are fixed.
     shares = np.array([0.5, 0.3, 0.15, 0.05])

@@ -3,12 +3,20 @@
 from __future__ import annotations
 
 import re
+import shlex
 import xml.etree.ElementTree as ET
 from collections.abc import Iterator
+from pathlib import Path
 
+import click
 import pytest
+import typer
 
+from analytics.definition_reader import from_toml
+from models.registry import ModelStore
 from penstock import docs
+from penstock.cli import build
+from penstock.experiments import assignment_of
 from schemas.records import RECORDS
 from schemas.topics import Topics, topic_specs
 from stream_workers.ops import IngestMetrics, WorkerMetrics, new_registry
@@ -57,6 +65,43 @@ def test_the_page_names_exactly_the_metrics_there_are() -> None:
     table = [line for line in section.splitlines() if line.startswith("| `penstock_")]
     named = {name for line in table for name in re.findall(r"`(penstock_\w+)`", line.split("|")[1])}
     assert named == there
+
+
+TEXTS = {**{page: docs.folder() / page for page in PAGES}, "README.md": docs.folder().parent / "README.md"}
+
+
+def commands(text: str) -> Iterator[list[str]]:
+    """Every call of penstock in the blocks of shell, as words."""
+    for block in re.findall(r"^```sh\n(.*?)^```", text, re.MULTILINE | re.DOTALL):
+        for line in re.sub(r"\n\s+", " ", block.replace("\\\n", " ")).splitlines():
+            words = shlex.split(line, comments=True)
+            if words and Path(words[0]).name == "penstock":
+                yield words[1:]
+
+
+@pytest.mark.parametrize("page", [page for page, path in TEXTS.items() if list(commands(path.read_text("utf-8")))])
+def test_every_command_on_a_page_is_one_with_options_that_exist(page: str) -> None:
+    for words in commands(TEXTS[page].read_text("utf-8")):
+        command, rest = typer.main.get_command(build()), words
+        context = click.Context(command, info_name="penstock")
+        while isinstance(command, click.Group):
+            name, found, rest = command.resolve_command(context, rest)
+            assert found is not None, words
+            command, context = found, click.Context(found, info_name=name, parent=context)
+        command.make_context(context.info_name, list(rest), parent=context.parent)
+
+
+def test_the_page_of_experiments_defines_one_that_can_be_created(tmp_path: Path) -> None:
+    text = (docs.folder() / "experiments.md").read_text("utf-8")
+    (example,) = re.findall(r"^```toml\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
+    (tmp_path / "experiment.toml").write_text(example, "utf-8")
+    definition = from_toml(tmp_path / "experiment.toml")
+    assert assignment_of(definition).model == definition.model
+    there = ModelStore(docs.folder().parent / "models" / "zoo").versions(definition.model)
+    assert set(definition.versions().values()) <= set(there)
+    assert f"penstock experiments start {definition.name}\n" in text
+    ramps = [words for words in commands(text) if words[:2] == ["experiments", "ramp"]]
+    assert {one.partition("=")[0] for words in ramps for one in words[3:]} == set(definition.shares())
 
 
 def links(page: str) -> Iterator[str]:
