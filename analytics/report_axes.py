@@ -69,7 +69,7 @@ def tick_places(marks: Sequence[float]) -> int:
 
 
 def padded(values: Iterable[float], *, share: float = 0.06, include: Iterable[float] = ()) -> tuple[float, float]:
-    """A range that holds all finite values with some room; around one value a range of its own size; (-1, 1) for none."""
+    """A range that holds all finite values with some room; around one value one of its own size; (-1, 1) for none."""
     finite = [one for one in (*values, *include) if math.isfinite(one)]
     if not finite:
         return -1.0, 1.0

@@ -32,6 +32,11 @@ def spending_of(test: Procedure) -> Spending:
     return Spending(test.spending, test.spending_parameter)
 
 
+def one_sided(looks: Sequence[PastLook]) -> bool:
+    """Whether these looks have an upper bound only."""
+    return bool(looks) and all(one.lower is None or math.isinf(one.lower) for one in looks)
+
+
 def bounds_ahead(test: Procedure, looks: Sequence[PastLook]) -> tuple[Bound, ...]:
     """Bounds at the looks that the plan still has, equally spaced up to the planned information.
 
@@ -46,8 +51,7 @@ def bounds_ahead(test: Procedure, looks: Sequence[PastLook]) -> tuple[Bound, ...
         return ()
     left = max(1, test.looks - len(looks))
     to_come = [start + (1.0 - start) * number / left for number in range(1, left + 1)]
-    one_sided = bool(looks) and all(one.lower is None or math.isinf(one.lower) for one in looks)
-    plan = SequentialPlan(spending_of(test), test.alpha, "greater" if one_sided else "two-sided")
+    plan = SequentialPlan(spending_of(test), test.alpha, "greater" if one_sided(looks) else "two-sided")
     try:
         found = bounds(plan, [*fractions, *to_come])
     except StatisticError:  # looks without growing information: a job leaves them out, a report cannot know why
@@ -56,6 +60,4 @@ def bounds_ahead(test: Procedure, looks: Sequence[PastLook]) -> tuple[Bound, ...
         if past.upper is not None and math.isfinite(past.upper) and abs(past.upper - upper) > _SAME * upper:
             return ()
     at = len(fractions)
-    return tuple(
-        Bound(*one) for one in zip(found.fractions[at:], found.lower[at:], found.upper[at:], strict=True)
-    )
+    return tuple(Bound(*one) for one in zip(found.fractions[at:], found.lower[at:], found.upper[at:], strict=True))

@@ -12,7 +12,7 @@ from typing import Final
 from analytics import report_numbers as numbers
 from analytics.experiment_store import DayUnits
 from analytics.readings import PastLook
-from analytics.report_axes import Scale, padded, tick_places, ticks, time_ticks
+from analytics.report_axes import Scale, forest_reach, padded, tick_places, ticks, time_ticks
 from analytics.report_bounds import Bound
 from analytics.report_frames import WIDE, Frame, Point, dot, polygon, polyline
 from analytics.report_markup import Markup, element, join
@@ -60,7 +60,7 @@ def lift_over_looks(looks: Sequence[PastLook], width: int, series: int, margin: 
         worst = [element("line", class_="margin", x1=frame.x.start, x2=frame.x.end, y1=at, y2=at)]
     last = known_looks[-1:] or looks[-1:]
     return frame.figure(
-        f"Lift of {looks[-1].variant} on {looks[-1].metric} at {len(looks)} looks; at the last one {_look_words(last[0])}",
+        f"Lift of {looks[-1].variant} on {looks[-1].metric} at {len(looks)} looks, at last: {_look_words(last[0])}",
         frame.y_axis(marks, lambda one: numbers.percent(one, digits, signed=True)),
         frame.x_axis(_time_marks(looks, frame.x)),
         frame.clipped(*bands, *worst, *lines, _bar(frame, last[0], series) if len(known_looks) == 1 else ""),
@@ -124,17 +124,24 @@ def statistic_against_bounds(
         frame.clipped(*_bounds(frame, shown, ahead)),
         frame.clipped(polyline(path, f"line s{series}")),
         *dots,
-        element("text", words[0], class_="region", x=corner, y=frame.y.end + 15, text_anchor="end") if has_upper else "",
-        element("text", words[1], class_="region", x=corner, y=frame.y.start - 8, text_anchor="end") if has_lower else "",
+        element("text", words[0], class_="region", x=corner, y=frame.y.end + 15, text_anchor="end")
+        if has_upper
+        else "",
+        element("text", words[1], class_="region", x=corner, y=frame.y.start - 8, text_anchor="end")
+        if has_lower
+        else "",
     )
 
 
-def alpha_spent(looks: Sequence[PastLook], alpha: float, spending: Spending, width: int, series: int) -> Markup:
-    """How much of alpha the looks so far have used, on the curve that the plan allows."""
+def alpha_spent(
+    looks: Sequence[PastLook], alpha: float, spending: Spending, sides: int, width: int, series: int
+) -> Markup:
+    """How much of alpha the looks so far have used, on the curve that the plan allows; each of `sides` has its part."""
     past = [one for one in looks if one.fraction is not None and one.alpha_spent is not None]
     last_x = max([1.0, *(one.fraction or 0.0 for one in past)])
     frame = Frame.of(width, _LOW_HEIGHT, (0.0, last_x * 1.02), (0.0, alpha * 1.08), left=50)
-    curve = [frame.at(last_x * step / 80, spending.spent(last_x * step / 80, alpha)) for step in range(81)]
+    each = alpha / sides
+    curve = [frame.at(x, sides * spending.spent(x, each)) for x in (last_x * step / 80 for step in range(81))]
     dots = [
         dot(frame.at(one.fraction or 0.0, one.alpha_spent or 0.0), 5 if one is past[-1] else 2.6,
             f"{'now' if one is past[-1] else 'dot'} s{series}", _spent_words(one))
@@ -184,57 +191,69 @@ def exposures_by_day(exposures: Sequence[DayUnits], variants: Sequence[str], wid
 
 @dataclass(frozen=True, slots=True)
 class ForestAxis:
-    """What all intervals of a table share: relative lift, 0 in the middle, `reach` on either side."""
+    """What all intervals of a table share: 0 in the middle, `reach` on either side, and the marks with their names."""
 
     reach: float
+    marks: tuple[tuple[float, str], ...]
+
+    @classmethod
+    def of_lifts(cls, ends: Sequence[float]) -> ForestAxis:
+        """Of relative lifts, at round ones."""
+        reach = forest_reach(ends)
+        marks = ticks(-reach, reach, 4)
+        digits = max(0, tick_places(marks) - 2)
+        return cls(reach, tuple((one, numbers.percent(one, digits, signed=True)) for one in marks))
+
+    @classmethod
+    def of_margins(cls, ends: Sequence[float]) -> ForestAxis:
+        """Of harm in units of what is allowed: 1 is a guardrail's margin, whatever its metric."""
+        # Farther out the limit would be too near to 0 to tell on which side of it an interval ends.
+        return cls(min(max(1.3, forest_reach(ends)), 4.0), ((0.0, "0"), (1.0, "limit")))
 
     @property
     def scale(self) -> Scale:
-        """To percent of the cell's width."""
-        return Scale(-self.reach, self.reach, 3, 97)
-
-    @property
-    def marks(self) -> tuple[float, ...]:
-        """Round lifts that are marked: 0 among them."""
-        return ticks(-self.reach, self.reach, 4)
+        """To percent of the cell's width, with room for the labels of the ends."""
+        return Scale(-self.reach, self.reach, 12, 88)
 
     def header(self) -> Markup:
         """The axis, for the head of the column."""
-        digits = max(0, tick_places(self.marks) - 2)
         labels = [
-            element("text", numbers.percent(one, digits, signed=True), class_="tick", x=_share(self.scale(one)), y="100%",
-                    dy="-6", text_anchor="middle")
-            for one in self.marks
-        ]  # fmt: skip
+            element("text", name, class_="tick", x=_share(self.scale(mark)), y="100%", dy="-6", text_anchor="middle")
+            for mark, name in self.marks
+        ]
         return element("svg", *labels, class_="forest head", aria_hidden="true")
 
 
-def forest_cell(
-    axis: ForestAxis, low: float | None, high: float | None, estimate: float | None, tone: str, words: str,
-    margin: float | None = None,
-) -> Markup:  # fmt: skip
+@dataclass(frozen=True, slots=True)
+class Reach:
+    """An interval and its estimate in the unit of an axis; None where there is none."""
+
+    low: float | None
+    high: float | None
+    estimate: float | None
+
+
+def forest_cell(axis: ForestAxis, reach: Reach, tone: str, words: str, limit: float | None = None) -> Markup:
     """An interval on the shared axis, in percent of the cell, so that it fits any; an arrow where it goes on beyond.
 
-    `tone`: good, bad or open. `margin`: a guardrail's worst allowed lift.
+    `tone`: good, bad or open. `limit`: where a dashed line stands.
     """
     scale, middle = axis.scale, "50%"
-    parts = [
-        element("line", class_="zero" if mark == 0 else "grid", x1=_share(scale(mark)), x2=_share(scale(mark)), y1="0",
-                y2="100%")
-        for mark in axis.marks
-    ]  # fmt: skip
-    if margin is not None and scale.holds(margin):
-        at = _share(scale(margin))
+    parts = []
+    for mark, _ in axis.marks:
+        at = _share(scale(mark))
+        if mark != limit:
+            parts.append(element("line", class_="zero" if mark == 0 else "grid", x1=at, x2=at, y1="0", y2="100%"))
+    if limit is not None and scale.holds(limit):
+        at = _share(scale(limit))
         parts.append(element("line", class_="margin", x1=at, x2=at, y1="0", y2="100%"))
-    if low is not None and high is not None:
-        left, right = scale.within(low), scale.within(high)
-        parts.append(
-            element("line", class_=f"reach {tone}", x1=_share(left), x2=_share(right), y1=middle, y2=middle)
-        )
-        parts.append(_end(left, tone, beyond=low < scale.low, sign=-1))
-        parts.append(_end(right, tone, beyond=high > scale.high, sign=1))
-    if estimate is not None and scale.holds(estimate):
-        parts.append(element("circle", class_=f"point {tone}", cx=_share(scale(estimate)), cy=middle, r=5))
+    if reach.low is not None and reach.high is not None:
+        left, right = scale.within(reach.low), scale.within(reach.high)
+        parts.append(element("line", class_=f"reach {tone}", x1=_share(left), x2=_share(right), y1=middle, y2=middle))
+        parts.append(_end(left, tone, beyond=reach.low < scale.low, sign=-1))
+        parts.append(_end(right, tone, beyond=reach.high > scale.high, sign=1))
+    if reach.estimate is not None and scale.holds(reach.estimate):
+        parts.append(element("circle", class_=f"point {tone}", cx=_share(scale(reach.estimate)), cy=middle, r=5))
     return element("svg", element("title", words), *parts, class_="forest", role="img", aria_label=words)
 
 
@@ -253,7 +272,8 @@ def _share(value: float) -> str:
 def _times(looks: Sequence[PastLook]) -> tuple[float, float]:
     first, last = looks[0].looked_at.timestamp(), looks[-1].looked_at.timestamp()
     # A lone look stands in the middle.
-    return (first, last) if last > first else (first - 1, first + 1)
+    room = 0.015 * (last - first) or 1.0
+    return first - room, last + room
 
 
 def _time_marks(looks: Sequence[PastLook], x: Scale) -> Iterator[tuple[float, str]]:
@@ -283,7 +303,7 @@ def _bar(frame: Frame, one: PastLook, series: int) -> Markup:
 
 
 def _last_labels(frame: Frame, one: PastLook, series: int) -> Markup:
-    """The last lift and the ends of its interval, beside the curve; nearer to one another than a line they would blur."""
+    """The last lift and the ends of its interval, beside the curve; an end too near to the lift is left out."""
     if one.lift is None:
         return join(())
     half = (one.high - one.low) / 2 if one.high is not None and one.low is not None else None
@@ -293,9 +313,7 @@ def _last_labels(frame: Frame, one: PastLook, series: int) -> Markup:
             at = frame.y(end)
             if abs(at - labels[0][0]) >= 13 and frame.y.holds(end):
                 labels.append((at, numbers.lift(end, half), "tick"))
-    return join(
-        element("text", words, class_=class_, x=frame.x.end + 7, y=at + 4) for at, words, class_ in labels
-    )
+    return join(element("text", words, class_=class_, x=frame.x.end + 7, y=at + 4) for at, words, class_ in labels)
 
 
 def _z_reach(looks: Sequence[PastLook], ahead: Sequence[Bound]) -> float:

@@ -58,7 +58,8 @@ class Frame:
                         "line", class_="zero" if mark == 0 else "grid",
                         x1=self.x.start, x2=self.x.end, y1=self.y(mark), y2=self.y(mark),
                     ),
-                    element("text", write(mark), class_="tick", x=self.x.start - 8, y=self.y(mark) + 4, text_anchor="end"),
+                    element("text", write(mark), class_="tick", x=self.x.start - 8, y=self.y(mark) + 4,
+                            text_anchor="end"),
                 )
             )
             for mark in marks
@@ -74,13 +75,9 @@ class Frame:
             anchor = "start" if at - half < 0 else "end" if at + half > self.width else "middle"
             parts.append(element("line", class_="mark", x1=at, x2=at, y1=self.y.start, y2=self.y.start + 4))
             parts.append(element("text", words, class_="tick", x=at, y=self.y.start + 17, text_anchor=anchor))
-        parts.append(
-            element("line", class_="axis", x1=self.x.start, x2=self.x.end, y1=self.y.start, y2=self.y.start)
-        )
+        parts.append(element("line", class_="axis", x1=self.x.start, x2=self.x.end, y1=self.y.start, y2=self.y.start))
         if title:
-            parts.append(
-                element("text", title, class_="tick", x=self.x.end, y=self.height - 1, text_anchor="end")
-            )
+            parts.append(element("text", title, class_="tick", x=self.x.end, y=self.height - 1, text_anchor="end"))
         return join(parts)
 
     def clipped(self, *content: str) -> Markup:

@@ -1,4 +1,4 @@
-"""A look at an experiment as one page of HTML that stands alone: it opens from a file, asks no network, runs no script."""
+"""A look at an experiment as a page of HTML that stands alone: it opens from a file, without network or script."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from analytics import report_numbers as numbers
 from analytics import report_tables as tables
 from analytics import report_words as words
 from analytics.readings import ArmReading, PastLook, Reading
-from analytics.report_bounds import bounds_ahead, spending_of
+from analytics.report_bounds import bounds_ahead, one_sided, spending_of
 from analytics.report_figures import (
     alpha_spent,
     exposures_by_day,
@@ -40,7 +40,13 @@ def page(reading: Reading) -> str:
         element("style", raw(_style())),
     )
     body = element(
-        "main", _title(reading), _decision(reading), _health(reading), _results(reading), _about(reading), _repeat(reading)
+        "main",
+        _title(reading),
+        _decision(reading),
+        _health(reading),
+        _results(reading),
+        _about(reading),
+        _repeat(reading),
     )
     return f"<!doctype html>\n{element('html', element('head', *head), element('body', body), lang='en')}\n"
 
@@ -71,7 +77,9 @@ def _decision(reading: Reading) -> Markup:
     return element(
         "section",
         element("div", _ICONS[tone], class_="icon", aria_hidden="true"),
-        element("div", element("h2", words.headline(reading), id="decision"), element("p", reading.reason), class_="said"),
+        element(
+            "div", element("h2", words.headline(reading), id="decision"), element("p", reading.reason), class_="said"
+        ),
         element("dl", *_tiles(reading), class_="tiles"),
         class_=f"decision {tone}",
         aria_labelledby="decision",
@@ -83,16 +91,23 @@ def _tiles(reading: Reading) -> Iterator[Markup]:
         half = numbers.half_width(one.relative.interval, one.relative.estimate)
         name = f"Lift, {one.metric.name}" if len(words.primary(reading)) == 1 else f"{one.variant}, {one.metric.name}"
         span = numbers.lift_span(one.relative.interval)
-        yield _tile(name, numbers.lift(one.relative.estimate, half), span, class_="" if reading.trusted else "untrusted")
+        yield _tile(
+            name, numbers.lift(one.relative.estimate, half), span, class_="" if reading.trusted else "untrusted"
+        )
     yield _tile("Units", numbers.count(reading.crossed.units), _needed(reading))
-    yield _tile("Power now", numbers.chance(reading.power) if reading.power is not None else "unknown", _planned(reading))
+    yield _tile(
+        "Power now", numbers.chance(reading.power) if reading.power is not None else "unknown", _planned(reading)
+    )
     yield _tile("Time left", numbers.days_left(reading.days_left), "to the planned size, at the present rate")
 
 
 def _tile(name: str, value: str, about: str, class_: str = "") -> Markup:
     about = about if about != numbers.NONE else ""
     return element(
-        "div", element("dt", name), element("dd", element("strong", value), element("small", about)), class_=class_ or None
+        "div",
+        element("dt", name),
+        element("dd", element("strong", value), element("small", about)),
+        class_=class_ or None,
     )
 
 
@@ -104,7 +119,9 @@ def _planned(reading: Reading) -> str:
     definition = reading.plan.definition
     effect = definition.metrics[0].mde
     planned = f"{100 * definition.test.power:g}% planned"
-    return f"{planned}, for an effect of {numbers.effect(effect)}" if effect else f"{planned}; no effect was planned for"
+    return (
+        f"{planned}, for an effect of {numbers.effect(effect)}" if effect else f"{planned}; no effect was planned for"
+    )
 
 
 def _health(reading: Reading) -> Markup:
@@ -112,7 +129,7 @@ def _health(reading: Reading) -> Markup:
         element(
             "li",
             element("span", one.sign, class_="icon", aria_hidden="true"),
-            element("div", element("strong", one.title), element("span", one.detail)),
+            element("div", element("strong", one.title), *(element("span", part) for part in one.details)),
             class_=f"check {one.tone}",
         )
         for one in words.checks(reading)
@@ -130,7 +147,7 @@ def _health(reading: Reading) -> Markup:
 def _results(reading: Reading) -> Markup:
     """Everything that means nothing while the split is broken."""
     why = words.why_untrusted(reading)
-    parts = [_metrics(reading), _guardrails(reading), _curves(reading), _exposures(reading)]
+    parts = [_metrics(reading), _guardrails(reading), _curves(reading)]
     if not why:
         return element("div", *parts, class_="results")
     return join((
@@ -154,21 +171,28 @@ def _guardrails(reading: Reading) -> Markup:
 
 
 def _curves(reading: Reading) -> Markup:
+    """The first metric's curves beside the exposures, then the other metrics', then the numbers behind them."""
     heading = _heading(reading, "Look by look", "looks")
-    if not reading.history:
-        return element("section", heading, element("p", words.no_history(reading), class_="empty"), aria_labelledby="looks")
     main = [one.metric.name for one in words.primary(reading)[:1]]
-    first, others, numbers_behind = [], [], []
+    first: list[Markup] = []
+    others: list[Markup] = []
+    behind: list[Markup] = []
     for (metric, variant), looks, arm in _series(reading):
         figures = first if metric in main else others
         figures.append(_lift_figure(reading, metric, variant, looks, arm))
         if metric in main:
             first += _sequential_figures(reading, metric, variant, looks, arm)
-        numbers_behind.append(_details(f"{metric}, {variant}: the looks in numbers", tables.looks_table(looks)))
-    parts = [heading, element("div", *first, class_="figures")]
+        title = f"{metric}, {variant}"
+        behind += [element("h4", title), tables.looks_table(looks, f"Looks at {title}")]
+    if not reading.history:
+        first.append(_figure("Lift by look", element("p", words.no_history(reading), class_="empty")))
+    parts = [heading, element("div", *first, _exposures(reading), class_="figures")]
     if others:
-        parts += [element("h3", "The other metrics"), element("div", *others, class_="figures")]
-    return element("section", *parts, *numbers_behind, aria_labelledby="looks")
+        parts += [element("h3", "The other metrics"), element("div", *others, class_="figures many")]
+    if reading.exposures:
+        behind += [element("h4", "New units by day"), tables.exposures_table(reading)]
+    more = _details("All of it in numbers", join(behind)) if behind else ""
+    return element("section", *parts, more, aria_labelledby="looks")
 
 
 def _series(reading: Reading) -> Iterator[tuple[tuple[str, str], list[PastLook], ArmReading | None]]:
@@ -208,28 +232,28 @@ def _sequential_figures(
     test = reading.plan.definition.test
     series = _colour(reading, variant)
     rises = arm is None or arm.metric.direction == "increase"
-    if any(one.statistic is not None for one in looks):
+    bounded = any(edge is not None for one in looks for edge in (one.lower, one.upper))
+    if bounded and any(one.statistic is not None for one in looks):
         ahead = bounds_ahead(test, looks)
-        bounded = any(edge is not None for one in looks for edge in (one.lower, one.upper))
-        about = "z at each look against the share of the planned information." if test.kind == "group-sequential" else (
-            "z at each look."
-        )  # fmt: skip
-        about += " The test ends in the shaded areas." if bounded else " This test has no bounds on z: see the interval."
+        by = "the share of the planned information" if looks[-1].fraction is not None else "its number"
+        about = f"z at each look against {by}. The test ends in the shaded areas."
         about += " Dashed: the looks to come." if ahead else ""
         drawn = [statistic_against_bounds(looks, ahead, width, series, rises=rises) for width in _WIDTHS]
         yield _figure(f"Boundary: {metric}, {variant}", *drawn, about=about)
     if test.kind == "group-sequential" and any(one.alpha_spent is not None for one in looks):
-        drawn = [alpha_spent(looks, test.alpha, spending_of(test), width, series) for width in _WIDTHS]
+        sides = 1 if one_sided(looks) else 2
+        drawn = [alpha_spent(looks, test.alpha, spending_of(test), sides, width, series) for width in _WIDTHS]
         spent = next(one.alpha_spent for one in reversed(looks) if one.alpha_spent is not None)
-        about = f"{numbers.percent(spent, 3)} of {100 * test.alpha:g}% is spent; the rest is for the looks to come."
+        used = numbers.percent(spent, 3) if spent >= 5e-6 else "Less than 0.001%"
+        about = f"{used} of {100 * test.alpha:g}% is spent, at the pace that the dashed plan allows."
         yield _figure(f"Alpha spent: {metric}, {variant}", *drawn, about=about)
 
 
 def _exposures(reading: Reading) -> Markup:
-    heading = element("h2", "Exposures by day", id="exposures")
+    title = "New units by day"
     if not any(one.units for one in reading.exposures):
         nobody = "Nobody has met a variant yet: bars appear with the first prediction that names the experiment."
-        return element("section", heading, element("p", nobody, class_="empty"), aria_labelledby="exposures")
+        return _figure(title, element("p", nobody, class_="empty"))
     seen = {one.variant for one in reading.exposures if one.units}
     variants = [arm.name for arm in reading.plan.definition.variants]
     variants += sorted(seen - {*variants, ""}) + ([""] if "" in seen else [])
@@ -242,14 +266,7 @@ def _exposures(reading: Reading) -> Markup:
         class_="legend",
     )
     drawn = [exposures_by_day(reading.exposures, variants, width) for width in _WIDTHS]
-    about = "Units by the day (UTC) on which they first met a variant."
-    return element(
-        "section",
-        heading,
-        element("div", _figure("New units", legend, *drawn, about=about), class_="figures"),
-        _details("The days in numbers", tables.exposures_table(reading)),
-        aria_labelledby="exposures",
-    )
+    return _figure(title, legend, *drawn, about="By the day (UTC) on which a unit first met a variant.")
 
 
 def _about(reading: Reading) -> Markup:
@@ -275,7 +292,10 @@ def _about(reading: Reading) -> Markup:
 
 
 def _repeat(reading: Reading) -> Markup:
-    parts = [element("p", "This page again, from the same look:"), element("pre", element("code", words.command(reading)))]
+    parts = [
+        element("p", "This page again, from the same look:"),
+        element("pre", element("code", words.command(reading))),
+    ]
     for about, statement in words.sql(reading):
         parts += [element("p", f"{about}:"), element("pre", element("code", statement), tabindex="0")]
     return element(

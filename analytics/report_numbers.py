@@ -16,7 +16,7 @@ _MOST_PLACES: Final = 6
 
 
 def is_share(metric: Metric) -> bool:
-    """Whether its value is a part of a whole, which people read as a percentage: a proportion, or right calls by all."""
+    """Whether its value is a part of a whole, so that people read it in percent: a proportion, right calls by all."""
     if metric.kind == "proportion":
         return True
     below = metric.denominator
@@ -165,9 +165,11 @@ def days_left(days: float | None) -> str:
 
 
 def _lift_places(half: float | None, value: float | None) -> int:
+    """Of a percentage: at least one, as 8% and 8.4% are not the same news."""
     if half is None or not math.isfinite(half) or half <= 0:
-        return 2 if value is None or value == 0 or abs(value) >= 1e-3 else _clamped(-1 - math.floor(math.log10(abs(value))))
-    return places(100 * half)
+        small = value is not None and 0 < abs(value) < 1e-3
+        return _clamped(-1 - math.floor(math.log10(abs(value or 1.0)))) if small else 2
+    return max(1, places(100 * half))
 
 
 def _span_half(interval: Interval) -> float | None:

@@ -6,7 +6,6 @@ name on such a card.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Sequence
 from typing import Final
 
@@ -14,8 +13,7 @@ from analytics import report_numbers as numbers
 from analytics import report_words as words
 from analytics.definitions import Effect, Guardrail
 from analytics.readings import ArmReading, PastLook, Reading, SplitReading
-from analytics.report_axes import forest_reach
-from analytics.report_figures import ForestAxis, forest_cell
+from analytics.report_figures import ForestAxis, Reach, forest_cell
 from analytics.report_markup import Markup, element, join
 
 _MOST_LOOKS: Final = 60
@@ -26,7 +24,7 @@ def metrics_table(reading: Reading) -> Markup:
     arms = [one for one in reading.arms if one.role == "metric"]
     if not arms:
         return join(())
-    axis = _axis(arms)
+    axis = ForestAxis.of_lifts(_ends([_lift_reach(one) for one in arms]))
     definition = reading.plan.definition
     treatments = dict.fromkeys(one.variant for one in arms)
     alone = len(treatments) == 1
@@ -41,14 +39,14 @@ def metrics_table(reading: Reading) -> Markup:
         name = [element("strong", one.metric.name)]
         if one.metric.name == definition.metrics[0].name:
             name.append(element("span", "primary", class_="chip"))
-        name.append(element("small", f"{words.kind(one.metric)}; {words.aim(one.metric)}"))
+        name += [element("small", words.kind(one.metric)), element("small", words.aim(one.metric))]
         rows.append(
             _row(
                 element("th", *name, scope="row", role="rowheader"),
                 *_values(one, definition.control, alone=alone),
                 _difference(one),
                 _lift(one),
-                _plot(axis, one),
+                _plot(axis, _lift_reach(one), one),
                 _cell("p, adjusted", _p(one), "number"),
                 _cell("Chance to win", numbers.chance(one.chance_to_win), "number"),
                 _verdict(one),
@@ -63,7 +61,8 @@ def guardrails_table(reading: Reading) -> Markup:
     if not arms:
         return join(())
     margins = {one.metric: one for one in reading.plan.definition.guardrails}
-    axis = _axis(arms, [margin for one in arms if (margin := worst(one, margins.get(one.metric.name))) is not None])
+    harms = [_harm(one, margins.get(one.metric.name)) for one in arms]
+    axis = ForestAxis.of_margins(_ends(harms))
     control = reading.plan.definition.control
     alone = len({one.variant for one in arms}) == 1
     head = [
@@ -75,32 +74,34 @@ def guardrails_table(reading: Reading) -> Markup:
         _row(
             element(
                 "th", element("strong", one.metric.name),
-                element("small", f"{words.kind(one.metric)}; {words.aim(one.metric)}"), scope="row", role="rowheader",
+                element("small", words.kind(one.metric)), element("small", words.aim(one.metric)),
+                scope="row", role="rowheader",
             ),
             *_values(one, control, alone=alone),
             _difference(one),
             _lift(one),
-            _plot(axis, one, worst(one, margins.get(one.metric.name))),
+            _plot(axis, harm, one, limit=1.0),
             _cell("Allowed", _allowed(one, margins.get(one.metric.name)), "number"),
             _verdict(one),
         )
-        for one in arms
+        for one, harm in zip(arms, harms, strict=True)
     ]  # fmt: skip
     return _table("Guardrails: what must not get worse", head, rows, "metrics guardrails")
 
 
 def worst(one: ArmReading, guardrail: Guardrail | None) -> float | None:
-    """The lift at which a guardrail is breached: its margin, to the harmful side. None where it is not relative to
-    anything."""
-    margin = one.margin if one.margin is not None else guardrail.margin.size if guardrail else None
+    """The lift at which a guardrail is breached: its margin, to the harmful side. None where nothing is relative to the
+    control's value."""
+    margin = _margin(one, guardrail)
     if margin is None:
         return None
-    if guardrail is not None and not guardrail.margin.relative:
+    size = margin.size
+    if not margin.relative:
         values = one.absolute.values
         if not values or not values[0]:
             return None
-        margin = margin / abs(values[0])
-    return -margin if one.metric.direction == "increase" else margin
+        size /= abs(values[0])
+    return -size if one.metric.direction == "increase" else size
 
 
 def slices_table(splits: Sequence[SplitReading]) -> Markup:
@@ -125,7 +126,7 @@ def slices_table(splits: Sequence[SplitReading]) -> Markup:
     return _table("Units by slice", head, rows, "small")
 
 
-def looks_table(looks: Sequence[PastLook]) -> Markup:
+def looks_table(looks: Sequence[PastLook], title: str) -> Markup:
     """The numbers behind the curves, the newest look first."""
     head = [
         _head("Look"), _head("At"), _head("Lift", "number"), _head("Interval", "number"), _head("z", "number"),
@@ -150,7 +151,7 @@ def looks_table(looks: Sequence[PastLook]) -> Markup:
         )
     left_out = len(looks) - _MOST_LOOKS
     more = element("p", f"{left_out:,} earlier looks are left out here.", class_="hint") if left_out > 0 else ""
-    return join((_table("The looks in numbers", head, rows, "small"), more))
+    return join((_table(title, head, rows, "small"), more))
 
 
 def exposures_table(reading: Reading) -> Markup:
@@ -183,9 +184,34 @@ def arms_table(reading: Reading) -> Markup:
     return _table("Arms", head, rows, "small")
 
 
-def _axis(arms: Sequence[ArmReading], more: Iterable[float] = ()) -> ForestAxis:
-    ends = [end for one in arms if (reach := one.relative.interval) for end in (reach.low, reach.high)]
-    return ForestAxis(forest_reach([*ends, *(one.relative.estimate or 0.0 for one in arms), *more]))
+def _ends(reaches: Iterable[Reach]) -> list[float]:
+    return [end for one in reaches for end in (one.low, one.high, one.estimate) if end is not None]
+
+
+def _lift_reach(one: ArmReading) -> Reach:
+    reach = one.relative.interval
+    return Reach(reach.low if reach else None, reach.high if reach else None, one.relative.estimate)
+
+
+def _harm(one: ArmReading, guardrail: Guardrail | None) -> Reach:
+    """A guardrail's change for the worse in units of its margin."""
+    margin = _margin(one, guardrail)
+    if margin is None:
+        return Reach(None, None, None)
+    result = one.relative if margin.relative else one.absolute
+    unit = margin.size if one.metric.direction == "decrease" else -margin.size
+    estimate = None if result.estimate is None else result.estimate / unit
+    if result.interval is None:
+        return Reach(None, None, estimate)
+    low, high = sorted((result.interval.low / unit, result.interval.high / unit))
+    return Reach(low, high, estimate)
+
+
+def _margin(one: ArmReading, guardrail: Guardrail | None) -> Effect | None:
+    """A guardrail's margin and its scale: as defined, or as the reading has it."""
+    if guardrail is not None:
+        return guardrail.margin
+    return None if one.margin is None else Effect(one.margin, relative=True)
 
 
 def _values(one: ArmReading, control: str, *, alone: bool) -> tuple[Markup, Markup]:
@@ -194,7 +220,9 @@ def _values(one: ArmReading, control: str, *, alone: bool) -> tuple[Markup, Mark
     values = one.absolute.values or (None, None)
     units = one.absolute.n if len(one.absolute.n) == 2 else (None, None)
     cells = []
-    for name, label, value, n in zip(("", "" if alone else one.variant), (control, one.variant), values, units, strict=True):
+    for name, label, value, n in zip(
+        ("", "" if alone else one.variant), (control, one.variant), values, units, strict=True
+    ):
         parts = [element("span", name, class_="arm")] if name else []
         parts.append(element("span", numbers.metric_value(one.metric, value, half), class_="figure"))
         if n is not None:
@@ -208,7 +236,12 @@ def _difference(one: ArmReading) -> Markup:
     figure = numbers.difference(one.metric, one.absolute.estimate, half)
     return _cell(
         "Difference",
-        join((element("span", figure, class_="figure"), _span(numbers.difference_span(one.metric, one.absolute.interval)))),
+        join(
+            (
+                element("span", figure, class_="figure"),
+                _span(numbers.difference_span(one.metric, one.absolute.interval)),
+            )
+        ),
         "number",
     )
 
@@ -226,20 +259,20 @@ def _span(written: str) -> Markup:
     return element("small", written) if written != numbers.NONE else join(())
 
 
-def _plot(axis: ForestAxis, one: ArmReading, margin: float | None = None) -> Markup:
-    reach = one.relative.interval
-    half = numbers.half_width(reach, one.relative.estimate)
+def _plot(axis: ForestAxis, reach: Reach, one: ArmReading, limit: float | None = None) -> Markup:
+    interval = one.relative.interval
+    half = numbers.half_width(interval, one.relative.estimate)
     said = f"{one.metric.name}, {one.variant}: {numbers.lift(one.relative.estimate, half)}"
-    said += f" ({numbers.lift_span(reach)})" if reach else ""
-    low, high = (reach.low, reach.high) if reach else (None, None)
-    cell = forest_cell(axis, low, high, one.relative.estimate, words.tone(one.verdict), said, margin)
-    return element("td", cell, class_="plot", role="cell")
+    said += f" ({numbers.lift_span(interval)})" if interval else ""
+    return element("td", forest_cell(axis, reach, words.tone(one.verdict), said, limit), class_="plot", role="cell")
 
 
 def _p(one: ArmReading) -> Markup:
     if one.p_adjusted is not None or one.absolute.p_value is None:
         return element("span", numbers.p_value(one.p_adjusted), class_="figure")
-    return join((element("span", numbers.p_value(one.absolute.p_value), class_="figure"), element("small", "not adjusted")))
+    return join(
+        (element("span", numbers.p_value(one.absolute.p_value), class_="figure"), element("small", "not adjusted"))
+    )
 
 
 def _verdict(one: ArmReading) -> Markup:
@@ -247,12 +280,14 @@ def _verdict(one: ArmReading) -> Markup:
 
 
 def _allowed(one: ArmReading, guardrail: Guardrail | None) -> str:
-    margin = guardrail.margin if guardrail else Effect(one.margin, relative=True) if one.margin is not None else None
+    margin = _margin(one, guardrail)
     if margin is None:
         return numbers.NONE
     side = "drop" if one.metric.direction == "increase" else "rise"
     size = f"{100 * margin.size:g}%" if margin.relative else f"{margin.size:g}"
-    return f"less than {size} {side}" if math.isfinite(margin.size) else numbers.NONE
+    if not margin.relative and numbers.is_share(one.metric):
+        size = f"{100 * margin.size:g} pp"
+    return f"less than {size} {side}"
 
 
 def _table(caption: str, head: Sequence[Markup], rows: Sequence[Markup], class_: str) -> Markup:

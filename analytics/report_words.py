@@ -30,11 +30,11 @@ _SIGNS: Final[dict[Verdict, str]] = {"better": "▲", "worse": "▼", "safe": "�
 
 @dataclass(frozen=True, slots=True)
 class Check:
-    """One thing that must be sound before results mean anything. `title` says how it is, `detail` by what numbers."""
+    """One thing that must be sound before results mean anything. `title` says how it is, `details` by what numbers."""
 
     tone: Tone
     title: str
-    detail: str
+    details: tuple[str, ...]
 
     @property
     def sign(self) -> str:
@@ -69,28 +69,30 @@ def verdict(one: ArmReading) -> str:
 def split_check(reading: Reading) -> Check:
     """The sample ratio of all units."""
     if not reading.splits:
-        return Check("open", "Split not known yet", "no unit has been counted, so its shares cannot be held to the plan")
+        return Check("open", "Split not known yet", ("no unit has been counted",))
     whole = reading.splits[0]
     p = f"p {numbers.p_value(whole.p_value)}" if whole.p_value is not None else "too few units to judge"
-    detail = f"{p}; {split_words(whole)}"
+    details = (*split_words(whole), f"sample ratio: {p}")
     if whole.mismatch:
-        return Check("bad", "Sample ratio mismatch", detail)
+        return Check("bad", "Sample ratio mismatch", details)
     odd = [one for one in reading.splits[1:] if one.mismatch]
     if odd:
         where = ", ".join(slice_name(one) for one in odd[:3]) + (f" and {len(odd) - 3} more" if len(odd) > 3 else "")
-        return Check("bad", f"Split as planned, but not in {where}", detail)
-    return Check("good", "Split as planned", detail)
+        return Check("bad", f"Split as planned, but not in {where}", details)
+    return Check("good", "Split as planned", details)
 
 
-def split_words(one: SplitReading) -> str:
-    """logistic 1,564 (49.1% of 50%), mlp 1,620 (50.9% of 50%)."""
+def split_words(one: SplitReading) -> tuple[str, ...]:
+    """A line an arm: logistic 1,564 units, 49.1% (planned 50%)."""
     total, planned = sum(one.units.values()), math.fsum(one.shares.values())
     words = []
     for arm, units in one.units.items():
-        share = f"{100 * units / total:.1f}%" if total else "no units"
-        wanted = f"{100 * one.shares[arm] / planned:.3g}%" if planned and arm in one.shares else "none"
-        words.append(f"{arm} {units:,} ({share}, planned {wanted})")
-    return ", ".join(words)
+        share = f", {100 * units / total:.1f}%" if total else ""
+        wanted = (
+            f" (planned {100 * one.shares[arm] / planned:.3g}%)" if planned and arm in one.shares else " (unplanned)"
+        )
+        words.append(f"{arm} {units:,} units{share}{wanted}")
+    return tuple(words)
 
 
 def slice_name(one: SplitReading) -> str:
@@ -101,22 +103,27 @@ def slice_name(one: SplitReading) -> str:
 def crossed_check(reading: Reading) -> Check:
     """Units that met two variants."""
     crossed = reading.crossed
-    detail = f"{crossed.crossed:,} of {crossed.units:,} units ({100 * crossed.share:.2f}%), left out of every number"
+    details = (
+        f"{crossed.crossed:,} of {crossed.units:,} units ({100 * crossed.share:.2f}%)",
+        "left out of every number",
+    )
     if crossed.alarm:
-        return Check("bad", "Too many units met two variants", f"{detail}; more than {CROSSED_ALARM:.0%} is an alarm")
+        return Check("bad", "Too many units met two variants", (*details, f"above {CROSSED_ALARM:.0%} is an alarm"))
     if not crossed.units:
-        return Check("open", "No units yet", "nobody has met a variant since the run began")
-    return Check("good", "Nobody met two variants" if not crossed.crossed else "Few units met two variants", detail)
+        return Check("open", "No units yet", ("nobody has met a variant since the run began",))
+    if not crossed.crossed:
+        return Check("good", "No unit met two variants", (f"of {crossed.units:,} units",))
+    return Check("good", "Few units met two variants", details)
 
 
 def runtime_check(reading: Reading) -> Check:
     """Whether it has run as long as it has to."""
     least = reading.plan.definition.minimum_runtime
     if reading.plan.started_at is None:
-        return Check("open", "Not started", "start it with `penstock experiments start`")
+        return Check("open", "Not started", ("`penstock experiments start` starts it",))
     ran = _until(reading) - reading.plan.started_at
-    words = f"{numbers.span_of_time(ran)} of at least {numbers.span_of_time(least)}"
-    return Check("good", "Ran long enough", words) if ran >= least else Check("open", "Too early to decide", words)
+    details = (f"{numbers.span_of_time(ran)}, of at least {numbers.span_of_time(least)}",)
+    return Check("good", "Ran long enough", details) if ran >= least else Check("open", "Too early to decide", details)
 
 
 def checks(reading: Reading) -> tuple[Check, Check, Check]:
@@ -161,8 +168,6 @@ def reason(*results: Result) -> str:
     return next((one.reason for one in results if one.reason), "")
 
 
-
-
 def test(procedure: Procedure) -> str:
     """The test in a line."""
     level = f"alpha {100 * procedure.alpha:g}%, power {100 * procedure.power:g}%"
@@ -201,8 +206,8 @@ def nothing_yet(reading: Reading) -> str:
             f"{numbers.moment(first)}; look again then."
         )
     return (
-        "No unit counts yet although the first could. See that requests name the experiment and that outcomes arrive: "
-        f"`penstock sql \"SELECT variant, count() FROM exposures WHERE experiment = '{name}' GROUP BY variant\"`."
+        "No unit counts yet although the first could. See that requests name the experiment, in the view `exposures`, "
+        "and that outcomes arrive, in the table `outcomes`."
     )
 
 
@@ -231,7 +236,7 @@ def notes(reading: Reading) -> tuple[tuple[str, str], ...]:
     if any(one.chance_to_win is not None for one in reading.arms):
         found.append((
             "Chance to win",
-            "The posterior probability that the variant is the best arm. It stands beside the test and decides nothing: "
+            "The posterior probability of being the best arm. It stands beside the test and decides nothing; "
             "whoever stops as soon as it looks good is wrong more often than it says.",
         ))  # fmt: skip
     found.append((
@@ -291,9 +296,9 @@ def _until(reading: Reading) -> datetime:
 def _interval_note(test: Procedure, level: str) -> str:
     if test.kind == "group-sequential":
         return (
-            f"Made for all looks together: in at most {level} of experiments does any of them miss the true difference, so "
-            "looking often costs nothing. Once the test has ended, estimate, interval and p-value are adjusted for where "
-            "it ended, since the plain estimate of a test that stopped early is too large."
+            f"Made for all looks together: in at most {level} of experiments any of them misses the true difference, "
+            "so looking often costs nothing. Once the test has ended, estimate, interval and p-value are adjusted for "
+            "where it ended, since the plain estimate of a test that stopped early is too large."
         )
     if test.kind == "always-valid":
         return (

@@ -24,7 +24,7 @@ from analytics.power import Requirement, proportion_power, proportion_size
 from analytics.readings import ArmReading, Decision, PastLook, Reading, SplitReading, Verdict
 from analytics.sample_ratio import watch as watch_split
 from analytics.sequential import SequentialPlan, bounds, equal_looks, inflation
-from analytics.sequential_analysis import Look, monitor
+from analytics.sequential_analysis import Look, Monitoring, monitor
 from analytics.spending import Spending
 from analytics.statistics import compare
 from analytics.sufficient import Mean, Proportion
@@ -76,7 +76,9 @@ def simulate(looks: int, lifted: float, rng: np.random.Generator) -> tuple[dict[
     planned = _planned_units()
     days = np.tile(_WEEK, LOOKS // len(_WEEK))
     daily = [tuple(int(one) for one in rng.poisson(planned * day / sum(days), 2)) for day in days[:looks]]
-    parts: dict[str, list[list[Proportion | Mean]]] = {name: [[], []] for name in ("bought", "revenue", "latency", "returned")}
+    parts: dict[str, list[list[Proportion | Mean]]] = {
+        name: [[], []] for name in ("bought", "revenue", "latency", "returned")
+    }
     for users in daily:
         for arm, (n, share) in enumerate(zip(users, (BASELINE, lifted), strict=True)):
             buyers = int(rng.binomial(n, share))
@@ -90,15 +92,18 @@ def simulate(looks: int, lifted: float, rng: np.random.Generator) -> tuple[dict[
 
 
 def simulated_reading(looks: int = LOOKS, *, lifted: float = 0.0553, lost: float = 0.0, seed: int = SEED) -> Reading:
-    """The reading after so many daily looks. `lost`: the share of the treatment's users that logging loses."""
+    """The reading after so many daily looks, fewer where the first metric's test ended before. `lost`: the share of the treatment's users that logging loses."""
     rng = np.random.default_rng(seed)
     arms, daily = simulate(looks, lifted, rng)
+    looks = _ended(arms["bought"])
+    arms = {name: Arms(one.control[:looks], one.treatment[:looks]) for name, one in arms.items()}
+    daily = daily[:looks]
     plan = Plan(definition()).start(STARTED)
     seen = [(control, round(treatment * (1 - lost))) for control, treatment in daily]
     cumulative = [tuple(int(one) for one in row) for row in np.cumsum(np.array(seen), axis=0)]
     split = watch_split(cumulative, (0.5, 0.5))
     past: list[PastLook] = []
-    readings = [_metric(plan, metric, arms[metric.name], past) for metric in plan.definition.metrics[:2]]
+    readings = [_metric(metric, arms[metric.name], past) for metric in plan.definition.metrics[:2]]
     adjusted = holm([one.absolute.p_value for one in readings if one.absolute.p_value is not None])
     readings = [_judged(one, p) for one, p in zip(readings, adjusted, strict=True)]
     guarded = [_guardrail(plan, one.metric, arms[one.metric], past) for one in plan.definition.guardrails]
@@ -134,39 +139,48 @@ def _planned_units() -> int:
     return proportion_size(BASELINE, Requirement(0.1 * BASELINE, inflation=inflation(found, 0.8))).control
 
 
-def _metric(plan: Plan, metric: Metric, arms: Arms, past: list[PastLook]) -> ArmReading:
+def _metric(metric: Metric, arms: Arms, past: list[PastLook]) -> ArmReading:
     pairs = list(zip(arms.control, arms.treatment, strict=True))
-    looks = [Look.of(effect(*pair)) for pair in pairs]
-    # What the planned number of users will have told: information grows with them.
-    test = SequentialPlan(Spending(), maximum=looks[-1].information * _planned_units() / pairs[-1][0].n)
-    watched = monitor(test, looks)
-    found = watched.bounds
-    for at, (look, reach) in enumerate(zip(looks, watched.repeated, strict=True)):
-        control = pairs[at][0].value
+    absolute = _watched([Look.of(effect(*pair)) for pair in pairs], pairs[-1][0].n)
+    looks = [Look.at(compare(*pair, scale="relative", relative="delta")) for pair in pairs]
+    relative = _watched(looks, pairs[-1][0].n)
+    found = absolute.bounds
+    for at, (look, reach) in enumerate(zip(looks, relative.repeated, strict=True)):
         past.append(
             PastLook(
-                at + 1, STARTED + timedelta(days=at + 1, hours=26), metric.name, _ARMS[1], look.estimate / control,
-                reach.low / control, reach.high / control, look.statistic, found.lower[at], found.upper[at],
+                at + 1, STARTED + timedelta(days=at + 1, hours=26), metric.name, _ARMS[1], look.estimate,
+                reach.low, reach.high, look.statistic, found.lower[at], found.upper[at],
                 found.fractions[at], found.spent[at],
             )
         )  # fmt: skip
-    relative = compare(*pairs[-1], scale="relative", alpha=max(1e-9, found.nominal[-1]))
     kind = beta_binomial if isinstance(pairs[-1][0], Proportion) else normal
     return ArmReading(
         metric=metric,
         role="metric",
         control=_ARMS[0],
         variant=_ARMS[1],
-        absolute=watched.result,
-        relative=relative,
+        absolute=absolute.result,
+        relative=relative.result,
         verdict="open",
-        statistic=looks[-1].statistic,
+        statistic=absolute.result.statistic,
         lower=found.lower[-1],
         upper=found.upper[-1],
         fraction=found.fractions[-1],
         alpha_spent=found.spent[-1],
         chance_to_win=kind(pairs[-1])[1].chance_to_win,  # type: ignore[operator]
     )
+
+
+def _watched(looks: Sequence[Look], units: int) -> Monitoring:
+    """The test of one metric; what the planned number of users will have told grows with them."""
+    return monitor(SequentialPlan(maximum=looks[-1].information * _planned_units() / units), looks)
+
+
+def _ended(arms: Arms) -> int:
+    """How many looks it takes: up to the one that ends the test, or all of them."""
+    pairs = list(zip(arms.control, arms.treatment, strict=True))
+    ended = _watched([Look.of(effect(*pair)) for pair in pairs], pairs[-1][0].n).ended_at
+    return len(pairs) if ended is None else ended + 1
 
 
 def _judged(one: ArmReading, p: float) -> ArmReading:
