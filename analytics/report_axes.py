@@ -48,6 +48,15 @@ class Scale:
         return self.low <= value <= self.high
 
 
+@dataclass(frozen=True, slots=True)
+class Reach:
+    """An interval and its estimate in the unit of an axis; None where there is none."""
+
+    low: float | None
+    high: float | None
+    estimate: float | None
+
+
 def ticks(low: float, high: float, most: int = 6) -> tuple[float, ...]:
     """Multiples of 1, 2 or 5 times a power of ten within low..high, at most `most` of them."""
     if not (math.isfinite(low) and math.isfinite(high)) or high <= low or most < 1:

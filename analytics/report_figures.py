@@ -12,7 +12,7 @@ from typing import Final
 from analytics import report_numbers as numbers
 from analytics.experiment_store import DayUnits
 from analytics.readings import PastLook
-from analytics.report_axes import Scale, forest_reach, padded, tick_places, ticks, time_ticks
+from analytics.report_axes import Reach, Scale, forest_reach, padded, tick_places, ticks, time_ticks
 from analytics.report_bounds import Bound
 from analytics.report_frames import WIDE, Frame, Point, dot, polygon, polyline
 from analytics.report_markup import Markup, element, join
@@ -222,15 +222,6 @@ class ForestAxis:
             for mark, name in self.marks
         ]
         return element("svg", *labels, class_="forest head", aria_hidden="true")
-
-
-@dataclass(frozen=True, slots=True)
-class Reach:
-    """An interval and its estimate in the unit of an axis; None where there is none."""
-
-    low: float | None
-    high: float | None
-    estimate: float | None
 
 
 def forest_cell(axis: ForestAxis, reach: Reach, tone: str, words: str, limit: float | None = None) -> Markup:

@@ -20,6 +20,7 @@ from analytics.report_figures import (
     statistic_against_bounds,
 )
 from analytics.report_frames import NARROW, WIDE
+from analytics.report_guardrails import worst
 from analytics.report_markup import Markup, element, join, raw
 
 # The page may load nothing at all, from nowhere: what a browser enforces need not be believed.
@@ -212,7 +213,7 @@ def _lift_figure(
 ) -> Markup:
     series = _colour(reading, variant)
     guardrails = {one.metric: one for one in reading.plan.definition.guardrails}
-    margin = tables.worst(arm, guardrails.get(metric)) if arm is not None and arm.role == "guardrail" else None
+    margin = worst(arm, guardrails.get(metric)) if arm is not None and arm.role == "guardrail" else None
     if all(one.lift is None for one in looks):
         why = words.reason(arm.relative, arm.absolute) if arm is not None else ""
         return _figure(f"Lift on {metric}, {variant}", element("p", why or "No look has a lift yet.", class_="empty"))

@@ -11,9 +11,10 @@ from typing import Final
 
 from analytics import report_numbers as numbers
 from analytics import report_words as words
-from analytics.definitions import Effect, Guardrail
 from analytics.readings import ArmReading, PastLook, Reading, SplitReading
-from analytics.report_figures import ForestAxis, Reach, forest_cell
+from analytics.report_axes import Reach
+from analytics.report_figures import ForestAxis, forest_cell
+from analytics.report_guardrails import allowed, harm
 from analytics.report_markup import Markup, element, join
 
 _MOST_LOOKS: Final = 60
@@ -61,7 +62,7 @@ def guardrails_table(reading: Reading) -> Markup:
     if not arms:
         return join(())
     margins = {one.metric: one for one in reading.plan.definition.guardrails}
-    harms = [_harm(one, margins.get(one.metric.name)) for one in arms]
+    harms = [harm(one, margins.get(one.metric.name)) for one in arms]
     axis = ForestAxis.of_margins(_ends(harms))
     control = reading.plan.definition.control
     alone = len({one.variant for one in arms}) == 1
@@ -81,27 +82,12 @@ def guardrails_table(reading: Reading) -> Markup:
             _difference(one),
             _lift(one),
             _plot(axis, harm, one, limit=1.0),
-            _cell("Allowed", _allowed(one, margins.get(one.metric.name)), "number"),
+            _cell("Allowed", allowed(one, margins.get(one.metric.name)), "number"),
             _verdict(one),
         )
         for one, harm in zip(arms, harms, strict=True)
     ]  # fmt: skip
     return _table("Guardrails: what must not get worse", head, rows, "metrics guardrails")
-
-
-def worst(one: ArmReading, guardrail: Guardrail | None) -> float | None:
-    """The lift at which a guardrail is breached: its margin, to the harmful side. None where nothing is relative to the
-    control's value."""
-    margin = _margin(one, guardrail)
-    if margin is None:
-        return None
-    size = margin.size
-    if not margin.relative:
-        values = one.absolute.values
-        if not values or not values[0]:
-            return None
-        size /= abs(values[0])
-    return -size if one.metric.direction == "increase" else size
 
 
 def slices_table(splits: Sequence[SplitReading]) -> Markup:
@@ -193,27 +179,6 @@ def _lift_reach(one: ArmReading) -> Reach:
     return Reach(reach.low if reach else None, reach.high if reach else None, one.relative.estimate)
 
 
-def _harm(one: ArmReading, guardrail: Guardrail | None) -> Reach:
-    """A guardrail's change for the worse in units of its margin."""
-    margin = _margin(one, guardrail)
-    if margin is None:
-        return Reach(None, None, None)
-    result = one.relative if margin.relative else one.absolute
-    unit = margin.size if one.metric.direction == "decrease" else -margin.size
-    estimate = None if result.estimate is None else result.estimate / unit
-    if result.interval is None:
-        return Reach(None, None, estimate)
-    low, high = sorted((result.interval.low / unit, result.interval.high / unit))
-    return Reach(low, high, estimate)
-
-
-def _margin(one: ArmReading, guardrail: Guardrail | None) -> Effect | None:
-    """A guardrail's margin and its scale: as defined, or as the reading has it."""
-    if guardrail is not None:
-        return guardrail.margin
-    return None if one.margin is None else Effect(one.margin, relative=True)
-
-
 def _values(one: ArmReading, control: str, *, alone: bool) -> tuple[Markup, Markup]:
     """The cells of both arms' values, with the units below."""
     half = numbers.half_width(one.absolute.interval, one.absolute.estimate)
@@ -277,17 +242,6 @@ def _p(one: ArmReading) -> Markup:
 
 def _verdict(one: ArmReading) -> Markup:
     return _cell("Verdict", element("span", words.verdict(one), class_=f"verdict {words.tone(one.verdict)}"))
-
-
-def _allowed(one: ArmReading, guardrail: Guardrail | None) -> str:
-    margin = _margin(one, guardrail)
-    if margin is None:
-        return numbers.NONE
-    side = "drop" if one.metric.direction == "increase" else "rise"
-    size = f"{100 * margin.size:g}%" if margin.relative else f"{margin.size:g}"
-    if not margin.relative and numbers.is_share(one.metric):
-        size = f"{100 * margin.size:g} pp"
-    return f"less than {size} {side}"
 
 
 def _table(caption: str, head: Sequence[Markup], rows: Sequence[Markup], class_: str) -> Markup:

@@ -137,8 +137,10 @@ def why_untrusted(reading: Reading) -> str:
         return ""
     if not reading.splits:
         return f"{UNTRUSTED} yet: without a unit the split cannot be held to the plan."
-    if reading.splits[0].mismatch:
-        cause = "the units do not split as planned, so something other than chance decides who is counted"
+    odd = [one for one in reading.splits if one.mismatch]
+    if odd:
+        where = "" if odd[0] is reading.splits[0] else f" in {slice_name(odd[0])}"
+        cause = f"the units do not split as planned{where}, so something other than chance decides who is counted"
     else:
         cause = "too many units met two variants, so the arms are not what their names say"
     return f"{UNTRUSTED}: {cause}. Mend that, then start a new run; no number below says anything about the models."
@@ -236,8 +238,8 @@ def notes(reading: Reading) -> tuple[tuple[str, str], ...]:
     if any(one.chance_to_win is not None for one in reading.arms):
         found.append((
             "Chance to win",
-            "The posterior probability of being the best arm. It stands beside the test and decides nothing; "
-            "whoever stops as soon as it looks good is wrong more often than it says.",
+            "The posterior probability that the variant beats the control. It stands beside the test and decides "
+            "nothing; whoever stops as soon as it looks good is wrong more often than it says.",
         ))  # fmt: skip
     found.append((
         "Split",

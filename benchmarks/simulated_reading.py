@@ -92,7 +92,10 @@ def simulate(looks: int, lifted: float, rng: np.random.Generator) -> tuple[dict[
 
 
 def simulated_reading(looks: int = LOOKS, *, lifted: float = 0.0553, lost: float = 0.0, seed: int = SEED) -> Reading:
-    """The reading after so many daily looks, fewer where the first metric's test ended before. `lost`: the share of the treatment's users that logging loses."""
+    """The reading after so many daily looks, fewer where the first metric's test ended before.
+
+    `lost`: the share of the treatment's users that logging loses.
+    """
     rng = np.random.default_rng(seed)
     arms, daily = simulate(looks, lifted, rng)
     looks = _ended(arms["bought"])
