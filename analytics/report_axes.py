@@ -110,14 +110,15 @@ def time_ticks(first: datetime, last: datetime, most: int = 6) -> tuple[tuple[da
             while at <= last:
                 marks.append(at)
                 at += step
-            return tuple((one, _clock(one, step)) for one in marks)
+            return tuple((one, _clock(one, step, dated=last - first >= timedelta(days=1))) for one in marks)
     return ()
 
 
-def _clock(at: datetime, step: timedelta) -> str:
+def _clock(at: datetime, step: timedelta, *, dated: bool) -> str:
     if step >= timedelta(days=1) or (at.hour, at.minute, at.second) == (0, 0, 0):
         return f"{at.day} {at:%b}"
-    return f"{at:%H:%M:%S}" if step < timedelta(minutes=1) else f"{at:%H:%M}"
+    clock = f"{at:%H:%M:%S}" if step < timedelta(minutes=1) else f"{at:%H:%M}"
+    return f"{at.day} {at:%b} {clock}" if dated else clock
 
 
 def _tidy(value: float, step: float) -> float:

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
 from itertools import groupby
-from typing import Final
+from typing import Final, TypeVar
 
 from analytics import report_numbers as numbers
 from analytics.experiment_store import DayUnits
@@ -17,6 +17,8 @@ from analytics.report_bounds import Bound
 from analytics.report_frames import WIDE, Frame, Point, dot, polygon, polyline
 from analytics.report_markup import Markup, element, join
 from analytics.spending import Spending
+
+_T = TypeVar("_T")
 
 _HEIGHT: Final = 240
 _LOW_HEIGHT: Final = 200
@@ -52,7 +54,7 @@ def lift_over_looks(looks: Sequence[PastLook], width: int, series: int, margin: 
     known_looks = [one for one in looks if one.lift is not None]
     dots = [
         dot(frame.at(one.looked_at.timestamp(), one.lift or 0.0), 2.6, f"dot s{series}", _look_words(one))
-        for one in (known_looks if len(known_looks) <= _DOTS else known_looks[-1:])
+        for one in _dotted(known_looks)
     ]
     worst = []
     if margin is not None:
@@ -94,8 +96,10 @@ def statistic_against_bounds(
     by_share = all(one.fraction is not None for one in looks)
     past = [(one.fraction or 0.0) if by_share else float(one.look) for one in looks]
     reach = _z_reach(looks, ahead)
-    last_x = max([*past, *(one.fraction for one in ahead), 1.0 if by_share else 2.0])
-    frame = Frame.of(width, _HEIGHT, (0.0, last_x * 1.02), (-reach, reach), left=34)
+    last_x = max([*past, *(one.fraction for one in ahead)])
+    if ahead or (by_share and last_x > 0.5):
+        last_x = max(last_x, 1.0)
+    frame = Frame.of(width, _HEIGHT, (0.0, max(last_x, 1e-9) * 1.02), (-reach, reach), left=34)
     shown = [
         Bound(x, -math.inf if one.lower is None else one.lower, math.inf if one.upper is None else one.upper)
         for x, one in zip(past, looks, strict=True)
@@ -105,13 +109,13 @@ def statistic_against_bounds(
     dots = [
         dot(frame.at(x, one.statistic), 5 if one is looks[-1] else 2.6,
             f"{'now' if one is looks[-1] else 'dot'} s{series}", _z_words(one))
-        for x, one in zip(past, looks, strict=True)
+        for x, one in _dotted(list(zip(past, looks, strict=True)))
         if one.statistic is not None
     ]  # fmt: skip
     words = ("better", "worse") if rises else ("worse", "better")
     has_upper = any(math.isfinite(one.upper) for one in (*shown, *ahead))
     has_lower = any(math.isfinite(one.lower) for one in (*shown, *ahead))
-    corner = frame.x.end - 6
+    corner = frame.x.start + 8
     if by_share:
         marks = [(one, f"{100 * one:g}%") for one in ticks(0, last_x, 6 if width >= WIDE else 4)]
     else:
@@ -121,15 +125,11 @@ def statistic_against_bounds(
         frame.clipped(*_regions(frame, shown, ahead)),
         frame.y_axis(ticks(-reach, reach, 7), lambda one: numbers.number(one, 0, signed=True)),
         frame.x_axis(marks),
-        frame.clipped(*_bounds(frame, shown, ahead)),
+        frame.clipped(*_bounds(frame, shown, ahead, by_share=by_share)),
         frame.clipped(polyline(path, f"line s{series}")),
         *dots,
-        element("text", words[0], class_="region", x=corner, y=frame.y.end + 15, text_anchor="end")
-        if has_upper
-        else "",
-        element("text", words[1], class_="region", x=corner, y=frame.y.start - 8, text_anchor="end")
-        if has_lower
-        else "",
+        element("text", words[0], class_="region", x=corner, y=frame.y.end + 15) if has_upper else "",
+        element("text", words[1], class_="region", x=corner, y=frame.y.start - 8) if has_lower else "",
     )
 
 
@@ -145,7 +145,7 @@ def alpha_spent(
     dots = [
         dot(frame.at(one.fraction or 0.0, one.alpha_spent or 0.0), 5 if one is past[-1] else 2.6,
             f"{'now' if one is past[-1] else 'dot'} s{series}", _spent_words(one))
-        for one in past
+        for one in _dotted(past)
     ]  # fmt: skip
     marks = ticks(0, alpha * 1.04, 5)
     return frame.figure(
@@ -332,14 +332,20 @@ def _regions(frame: Frame, past: Sequence[Bound], ahead: Sequence[Bound]) -> Ite
         yield polygon([(line[0][0], frame.y(far)), *line, (line[-1][0], frame.y(far))], "stop")
 
 
-def _bounds(frame: Frame, past: Sequence[Bound], ahead: Sequence[Bound]) -> Iterator[Markup]:
+def _dotted(looks: Sequence[_T]) -> Sequence[_T]:
+    """Those of the looks that get a dot: where there are many, a dot each would hide the line."""
+    return looks if len(looks) <= _DOTS else looks[-1:]
+
+
+def _bounds(frame: Frame, past: Sequence[Bound], ahead: Sequence[Bound], *, by_share: bool) -> Iterator[Markup]:
     for edge in ("upper", "lower"):
         line = [frame.at(one.fraction, getattr(one, edge)) for one in past]
         yield polyline(line, "bound")
         yield polyline([*line[-1:], *(frame.at(one.fraction, getattr(one, edge)) for one in ahead)], "bound ahead")
-        for one in (*past, *ahead):
+        for one in (*_dotted(past), *ahead):
             if frame.y.holds(getattr(one, edge)):
-                words = f"bound {numbers.number(getattr(one, edge), 2, signed=True)} at {one.fraction:.0%}"
+                where = f"{one.fraction:.0%} of the information" if by_share else f"look {one.fraction:g}"
+                words = f"bound {numbers.number(getattr(one, edge), 2, signed=True)} at {where}"
                 yield dot(frame.at(one.fraction, getattr(one, edge)), 1.8, "knot", words)
 
 

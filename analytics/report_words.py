@@ -50,10 +50,11 @@ def headline(reading: Reading) -> str:
 
 
 def decision_tone(reading: Reading) -> Tone:
-    """Good for a winner, bad for harm and for what is broken."""
+    """Good for a winner, bad for harm and for what is broken; that it is too early is neither."""
     if reading.decision == "ship":
         return "good"
-    return "bad" if reading.decision in ("roll back", "unhealthy") else "open"
+    broken = reading.decision == "unhealthy" and not reading.trusted
+    return "bad" if broken or reading.decision == "roll back" else "open"
 
 
 def tone(verdict: Verdict) -> Tone:

@@ -6,7 +6,7 @@ Every number comes out of the library's own tests, on sums of the users of each 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from itertools import accumulate
 from typing import Any, Final
@@ -22,6 +22,7 @@ from analytics.guardrails import guardrail_look, watch
 from analytics.multiplicity import holm
 from analytics.power import Requirement, proportion_power, proportion_size
 from analytics.readings import ArmReading, Decision, PastLook, Reading, SplitReading, Verdict
+from analytics.results import Interval
 from analytics.sample_ratio import watch as watch_split
 from analytics.sequential import SequentialPlan, bounds, equal_looks, inflation
 from analytics.sequential_analysis import Look, Monitoring, monitor
@@ -143,29 +144,38 @@ def _planned_units() -> int:
 
 
 def _metric(metric: Metric, arms: Arms, past: list[PastLook]) -> ArmReading:
+    """The difference's test; the lift's interval is the difference's by the control's value."""
     pairs = list(zip(arms.control, arms.treatment, strict=True))
-    absolute = _watched([Look.of(effect(*pair)) for pair in pairs], pairs[-1][0].n)
-    looks = [Look.at(compare(*pair, scale="relative", relative="delta")) for pair in pairs]
-    relative = _watched(looks, pairs[-1][0].n)
-    found = absolute.bounds
-    for at, (look, reach) in enumerate(zip(looks, relative.repeated, strict=True)):
+    watched = _watched([Look.of(effect(*pair)) for pair in pairs], pairs[-1][0].n)
+    found = watched.bounds
+    for at, (pair, reach) in enumerate(zip(pairs, watched.repeated, strict=True)):
+        look, control = Look.of(effect(*pair)), pair[0].value
         past.append(
             PastLook(
-                at + 1, STARTED + timedelta(days=at + 1, hours=26), metric.name, _ARMS[1], look.estimate,
-                reach.low, reach.high, look.statistic, found.lower[at], found.upper[at],
+                at + 1, STARTED + timedelta(days=at + 1, hours=26), metric.name, _ARMS[1], look.estimate / control,
+                reach.low / control, reach.high / control, look.statistic, found.lower[at], found.upper[at],
                 found.fractions[at], found.spent[at],
             )
         )  # fmt: skip
+    absolute, control = watched.result, pairs[-1][0].value
+    assert absolute.estimate is not None  # noqa: S101 - a look that was watched has one
+    assert absolute.interval is not None  # noqa: S101
+    relative = replace(
+        absolute,
+        scale="relative",
+        estimate=absolute.estimate / control,
+        interval=Interval(absolute.interval.low / control, absolute.interval.high / control),
+    )
     kind = beta_binomial if isinstance(pairs[-1][0], Proportion) else normal
     return ArmReading(
         metric=metric,
         role="metric",
         control=_ARMS[0],
         variant=_ARMS[1],
-        absolute=absolute.result,
-        relative=relative.result,
+        absolute=absolute,
+        relative=relative,
         verdict="open",
-        statistic=absolute.result.statistic,
+        statistic=absolute.statistic,
         lower=found.lower[-1],
         upper=found.upper[-1],
         fraction=found.fractions[-1],
@@ -187,8 +197,6 @@ def _ended(arms: Arms) -> int:
 
 
 def _judged(one: ArmReading, p: float) -> ArmReading:
-    from dataclasses import replace
-
     found: Verdict = "open"
     if p <= 0.05 and one.absolute.estimate is not None:
         found = "better" if one.absolute.estimate > 0 else "worse"

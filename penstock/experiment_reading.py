@@ -9,7 +9,7 @@ import json
 import urllib.error
 import urllib.request
 from typing import TYPE_CHECKING, Any, Final, Protocol
-from urllib.parse import quote
+from urllib.parse import urlencode
 
 from analytics.reading_json import ReadingError, reading_from_json, reading_to_document
 
@@ -47,7 +47,7 @@ class ReadExperiment(Protocol):
 
 
 def serve(app: FastAPI, read: Read) -> None:
-    """Add `GET /experiments/{name}/reading?look=N` to the warehouse's application.
+    """Add `GET /reading?experiment=NAME&look=N` to the warehouse's application.
 
     What is not there is 404 with {"error": one line}, ClickHouse out of reach 503, another failure of it 400.
     """
@@ -56,9 +56,9 @@ def serve(app: FastAPI, read: Read) -> None:
     from analytics.definitions import DefinitionError
     from analytics.warehouse import WarehouseError, WarehouseUnavailableError
 
-    def reading(name: str, look: int | None = None) -> JSONResponse:
+    def reading(experiment: str, look: int | None = None) -> JSONResponse:
         try:
-            return JSONResponse(reading_to_document(read(name, look)))
+            return JSONResponse(reading_to_document(read(experiment, look)))
         except DefinitionError as error:
             return JSONResponse({"error": str(error)}, 404)
         except WarehouseUnavailableError as error:
@@ -66,18 +66,18 @@ def serve(app: FastAPI, read: Read) -> None:
         except WarehouseError as error:
             return JSONResponse({"error": str(error)}, 400)
 
-    app.get("/experiments/{name}/reading", response_model=None)(reading)
+    app.get("/reading", response_model=None)(reading)
 
 
 def ask(settings: Settings, name: str, look: int | None = None) -> Reading:
     """The reading from the process that the settings name. Raises `ReadingUnavailableError`."""
     host, port = settings.http.host, settings.http.warehouse_port
     place = f"http://{f'[{host}]' if ':' in host else host}:{port}"
-    query = "" if look is None else f"?look={look}"
+    query = urlencode({"experiment": name} if look is None else {"experiment": name, "look": look})
     # A proxy of the environment is not meant for the process next door.
     opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
     try:
-        with opener.open(f"{place}/experiments/{quote(name, safe='')}/reading{query}", timeout=_SECONDS) as response:
+        with opener.open(f"{place}/reading?{query}", timeout=_SECONDS) as response:
             body = response.read().decode()
     except urllib.error.HTTPError as error:
         with error:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -23,5 +24,6 @@ def write(reading: Reading, path: Path) -> None:
         scratch.write_text(page(reading), "utf-8")
         scratch.replace(path)
     except OSError as error:
-        scratch.unlink(missing_ok=True)
+        with suppress(OSError):
+            scratch.unlink()
         raise ReportFileError(f"{path} cannot be written: {error.strerror or error}") from None
