@@ -297,7 +297,7 @@ def _last_labels(frame: Frame, one: PastLook, series: int) -> Markup:
     """The last lift and the ends of its interval, beside the curve; an end too near to the lift is left out."""
     if one.lift is None:
         return join(())
-    half = (one.high - one.low) / 2 if one.high is not None and one.low is not None else None
+    half = numbers.reach(one.low, one.high, one.lift)
     labels = [(frame.y(one.lift), numbers.lift(one.lift, half), f"value s{series}")]
     for end in (one.low, one.high):
         if end is not None and math.isfinite(end):
@@ -355,7 +355,7 @@ def _look_words(one: PastLook) -> str:
     words = f"look {one.look}, {numbers.moment(one.looked_at)}: {numbers.lift(one.lift)}"
     if one.low is None or one.high is None:
         return words
-    half = (one.high - one.low) / 2
+    half = numbers.reach(one.low, one.high, one.lift)
     return f"{words}, {numbers.lift(one.low, half)} to {numbers.lift(one.high, half)}"
 
 

@@ -88,13 +88,12 @@ def _decision(reading: Reading) -> Markup:
 
 
 def _tiles(reading: Reading) -> Iterator[Markup]:
+    grey = "untrusted" if words.why_untrusted(reading) else ""
     for one in words.primary(reading)[:3]:
         half = numbers.half_width(one.relative.interval, one.relative.estimate)
         name = f"Lift, {one.metric.name}" if len(words.primary(reading)) == 1 else f"{one.variant}, {one.metric.name}"
         span = numbers.lift_span(one.relative.interval)
-        yield _tile(
-            name, numbers.lift(one.relative.estimate, half), span, class_="" if reading.trusted else "untrusted"
-        )
+        yield _tile(name, numbers.lift(one.relative.estimate, half), span, class_=grey)
     yield _tile("Units", numbers.count(reading.crossed.units), _needed(reading))
     yield _tile(
         "Power now", numbers.chance(reading.power) if reading.power is not None else "unknown", _planned(reading)
@@ -309,7 +308,7 @@ def _repeat(reading: Reading) -> Markup:
 
 
 def _heading(reading: Reading, title: str, anchor: str) -> Markup:
-    mark = "" if reading.trusted else element("span", words.UNTRUSTED.lower(), class_="chip bad")
+    mark = "" if not words.why_untrusted(reading) else element("span", words.UNTRUSTED.lower(), class_="chip bad")
     return element("h2", title, mark, id=anchor)
 
 

@@ -34,10 +34,14 @@ def places(half: float | None, value: float | None = None, significant: int = 2)
 
 def half_width(interval: Interval | None, estimate: float | None) -> float | None:
     """How far an interval reaches from its estimate, on the finite side; None where it has none."""
-    if interval is None or estimate is None:
+    return None if interval is None else reach(interval.low, interval.high, estimate)
+
+
+def reach(low: float | None, high: float | None, estimate: float | None) -> float | None:
+    """The same of an interval that is two ends."""
+    if estimate is None:
         return None
-    reaches = [abs(end - estimate) for end in (interval.low, interval.high) if math.isfinite(end)]
-    return max(reaches, default=None)
+    return max((abs(end - estimate) for end in (low, high) if end is not None and math.isfinite(end)), default=None)
 
 
 def number(value: float | None, digits: int, *, signed: bool = False) -> str:

@@ -30,8 +30,8 @@ def metrics_table(reading: Reading) -> Markup:
     treatments = dict.fromkeys(one.variant for one in arms)
     alone = len(treatments) == 1
     head = [
-        _head("Metric"), _head(definition.control, "number"),
-        _head(next(iter(treatments)) if alone else "Variant", "number"), _head("Difference", "number"),
+        _head("Metric"), _head(definition.control, "number name"),
+        _head(next(iter(treatments)) if alone else "Variant", "number name"), _head("Difference", "number"),
         _head("Lift", "number"), _head(axis.header(), "plot"), _head("p, adjusted", "number"),
         _head("Chance to win", "number"), _head("Verdict"),
     ]  # fmt: skip
@@ -67,7 +67,8 @@ def guardrails_table(reading: Reading) -> Markup:
     control = reading.plan.definition.control
     alone = len({one.variant for one in arms}) == 1
     head = [
-        _head("Guardrail"), _head(control, "number"), _head(arms[0].variant if alone else "Variant", "number"),
+        _head("Guardrail"), _head(control, "number name"),
+        _head(arms[0].variant if alone else "Variant", "number name"),
         _head("Difference", "number"), _head("Lift", "number"), _head(axis.header(), "plot"),
         _head("Allowed", "number"), _head("Verdict"),
     ]  # fmt: skip
@@ -120,7 +121,7 @@ def looks_table(looks: Sequence[PastLook], title: str) -> Markup:
     ]  # fmt: skip
     rows = []
     for one in list(reversed(looks))[:_MOST_LOOKS]:
-        half = (one.high - one.low) / 2 if one.high is not None and one.low is not None else None
+        half = numbers.reach(one.low, one.high, one.lift)
         ends = [numbers.lift(end, half) for end in (one.low, one.high) if end is not None]
         edges = [numbers.number(edge, 2, signed=True) for edge in (one.lower, one.upper) if edge is not None]
         rows.append(

@@ -53,7 +53,7 @@ def decision_tone(reading: Reading) -> Tone:
     """Good for a winner, bad for harm and for what is broken; that it is too early is neither."""
     if reading.decision == "ship":
         return "good"
-    broken = reading.decision == "unhealthy" and not reading.trusted
+    broken = reading.decision == "unhealthy" and why_untrusted(reading) != ""
     return "bad" if broken or reading.decision == "roll back" else "open"
 
 
@@ -133,17 +133,19 @@ def checks(reading: Reading) -> tuple[Check, Check, Check]:
 
 
 def why_untrusted(reading: Reading) -> str:
-    """One sentence on why results must not be used, '' where they may."""
-    if reading.trusted:
+    """One sentence on why results must not be used, '' where they may or where there are none."""
+    if reading.trusted or not (
+        reading.splits or reading.crossed.units or any(sum(one.absolute.n) for one in reading.arms)
+    ):
         return ""
-    if not reading.splits:
-        return f"{UNTRUSTED} yet: without a unit the split cannot be held to the plan."
     odd = [one for one in reading.splits if one.mismatch]
     if odd:
         where = "" if odd[0] is reading.splits[0] else f" in {slice_name(odd[0])}"
         cause = f"the units do not split as planned{where}, so something other than chance decides who is counted"
-    else:
+    elif reading.crossed.alarm:
         cause = "too many units met two variants, so the arms are not what their names say"
+    else:
+        cause = "the split of the units is not known, so it cannot be held to the plan"
     return f"{UNTRUSTED}: {cause}. Mend that, then start a new run; no number below says anything about the models."
 
 

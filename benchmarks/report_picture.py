@@ -17,7 +17,7 @@ from benchmarks.simulated_reading import simulated_reading
 from penstock.docs import folder
 
 PICTURE: Final = "report.png"
-SIZE: Final = (1280, 1530)
+SIZE: Final = (1280, 1590)
 _SECONDS: Final = 60
 
 
