@@ -77,5 +77,6 @@ def ingest() -> None:
     except KafkaException as error:
         fail(f"Kafka: {error.args[0].str()}", code=1)
     finally:
+        readonly.close()
         warehouse.close()
     log.info("stopped")

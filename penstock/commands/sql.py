@@ -75,7 +75,10 @@ def _ask_process(chosen: Settings, statement: str, form: str) -> Any:
         try:
             fail(json.loads(text)["error"])
         except (ValueError, KeyError, TypeError):
-            fail(f"{place} is not Penstock's warehouse: it answers {error.code}")
+            fail(
+                f"{place} answers {error.code} {error.reason}, not in the way of Penstock's warehouse: "
+                "does http.warehouse_port belong to another program?"
+            )
     except (urllib.error.URLError, OSError) as error:
         fail(f"no warehouse answers at {place} ({getattr(error, 'reason', error)}): start it by `penstock up`")
     return body if form == "csv" else json.loads(body)
