@@ -134,7 +134,8 @@ class Warehouse:
             parts = urlsplit(config.url)
             if parts.scheme not in ("http", "https") or not parts.hostname:
                 raise WarehouseError(
-                    f"clickhouse.url must look like http://user:password@host:8123, got {config.place}"
+                    "a ClickHouse server's URL looks like http://user:password@host:8123, "
+                    f"not like {parts.scheme}://{parts.hostname or ''}"
                 )
             options |= {
                 "dsn": config.url,

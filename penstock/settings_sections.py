@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal
+from urllib.parse import urlsplit
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator
 
+from penstock.settings_errors import hide
 from schemas.partitioning import PARTITIONER
 from schemas.topics import MAX_MESSAGE_BYTES, Topics
 
@@ -20,6 +22,7 @@ _OURS: Final = {
     "group.id": "set worker.group or ingest.group",
     "group.protocol": "set kafka.group_protocol",
     "isolation.level": "consumers read committed records only",
+    "logger": "it is no property of librdkafka; what a client has to say is in the process's log",
     "partitioner": "the key's partition is part of the protocol",
     "transactional.id": "each process has its own",
 }
@@ -147,6 +150,18 @@ class ClickHouseSettings(_Section):
     """The database that holds Penstock's tables."""
     settings: dict[str, str | int | float | bool] = {}
     """ClickHouse settings sent with every query."""
+
+    @field_validator("url")
+    @classmethod
+    def _is_http(cls, value: str) -> str:
+        try:
+            parts = urlsplit(value)
+            good = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+        except ValueError:  # a port that is none
+            good = False
+        if value and not good:
+            raise ValueError(f"expected http(s)://user:password@host:port or nothing, got {hide(value)!r}")
+        return value
 
 
 class ModelSettings(_Section):
