@@ -111,6 +111,9 @@ class KafkaSettings(_Section):
             "auto.offset.reset": "earliest",
             "isolation.level": "read_committed",
             "max.partition.fetch.bytes": MAX_MESSAGE_BYTES,
+            # A partition whose local queue is full is fetched again after this; the default of 1 s lets a worker that
+            # empties its queue in less stand idle for the rest.
+            "fetch.queue.backoff.ms": 10,
             **classic,
             **over,
         }

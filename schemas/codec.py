@@ -20,6 +20,7 @@ from schemas.records import RECORDS, Column, Record, RowError, StringColumn, Ten
 R = TypeVar("R", bound=Record)
 Schema = dict[str, Any]
 NAMESPACE: Final = "penstock.v1."
+_PLAIN: Final = frozenset({str, bytes, int, float})
 
 
 class DecodeError(ValueError):
@@ -205,18 +206,23 @@ def _has_weightless_items(schema: Any) -> bool:
     )
 
 
+_FIELDS: Final = {kind: tuple(one.name for one in fields(kind)) for kind in (*RECORDS, Tensor, Column, RowError)}
+
+
 def _to_dict(record: Any) -> dict[str, Any]:
     out: dict[str, Any] = {}
-    for one in fields(record):
-        value = getattr(record, one.name)
-        if isinstance(value, tuple) and value and isinstance(value[0], Tensor | Column | RowError):
-            value = [_to_dict(item) for item in value]
-        elif isinstance(value, StringColumn):
-            value = {"offsets": value.offsets, "data": value.data}
-        elif isinstance(value, Mapping):
-            # The schemas' unions of numbers have no boolean branch; a yes or no is 1 or 0.
-            value = {key: float(item) if isinstance(item, bool) else item for key, item in value.items()}
-        out[one.name] = value
+    for name in _FIELDS[type(record)]:
+        value = getattr(record, name)
+        # Most fields are plain, and to ask what else a value is costs more than to write it.
+        if type(value) not in _PLAIN:
+            if isinstance(value, tuple) and value and isinstance(value[0], Tensor | Column | RowError):
+                value = [_to_dict(item) for item in value]
+            elif isinstance(value, StringColumn):
+                value = {"offsets": value.offsets, "data": value.data}
+            elif isinstance(value, Mapping):
+                # The schemas' unions of numbers have no boolean branch; a yes or no is 1 or 0.
+                value = {key: float(item) if isinstance(item, bool) else item for key, item in value.items()}
+        out[name] = value
     return out
 
 

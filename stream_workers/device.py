@@ -3,6 +3,9 @@
 A lane holds the pieces of one model version and variant. Interactive lanes go first, the one whose oldest record has
 waited longest; bulk lanes get what is left, but never less than their share of the device's time, in slices short
 enough that a request waits for one of them at most.
+
+A bulk run holds rows of one record, from a multiple of ALIGNED rows on: matrix kernels treat the last rows of a batch
+otherwise, so that a result would depend, in its last bits, on how long slices were and on what else was asked.
 """
 
 from __future__ import annotations
@@ -26,6 +29,8 @@ log = logging.getLogger(__name__)
 
 # The time over which bulk's share of the device is looked at.
 SHARE_SECONDS: Final = 1.0
+# Rows that the kernels of ONNX Runtime's CPU provider treat alike wherever they stand (a test holds the zoo to it).
+ALIGNED: Final = 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,9 +85,9 @@ class Lane:
         self.policy.observe_arrival(now, piece.rows)
 
     def take(self, rows: int) -> list[Piece]:
-        """Whole units, oldest first, while they fit into `rows`; at least one."""
+        """Whole units, oldest first, while they fit into `rows`; at least one. Of bulk, those of one record."""
         taken: list[Piece] = []
-        while self.queue and (rows > 0 or not taken):
+        while self.queue and (not taken or (rows > 0 and not self.key.bulk)):
             piece = self.queue.popleft()
             # What is larger than the room left opens the next batch, unless it is the first of this one.
             first, rest = piece.split(rows)
@@ -226,7 +231,7 @@ class Device:
                 wake_at = decision.wake_at if wake_at is None else min(wake_at, decision.wake_at)
         if True in best and (False not in best or self._share.bulk_is_due()):
             lane, rows = best[True]
-            return (lane, min(rows, self._slice_rows(lane))), None
+            return (lane, aligned(min(rows, self._slice_rows(lane)), lane.policy.max_rows())), None
         return best.get(False), wake_at
 
     def _slice_rows(self, lane: Lane) -> int:
@@ -265,6 +270,11 @@ class Device:
         seconds = monotonic() - began
         rows = sum(piece.rows for piece in pieces)
         lane.sink.scored(lane.model, pieces, outputs, Run(began, seconds, lane.model.padded_rows(rows) - rows))
+
+
+def aligned(rows: int, most: int) -> int:
+    """A bulk slice of about `rows` rows whose end is aligned, where `most` rows allow it."""
+    return max(rows // ALIGNED, 1) * ALIGNED if most >= ALIGNED else most
 
 
 def _policy(limits: BatchLimits, model: LoadedModel) -> BatchPolicy:

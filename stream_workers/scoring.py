@@ -29,6 +29,7 @@ from models.catalog import Catalog
 from models.loading import LoadedModel
 from models.registry import ModelStore
 from schemas.codec import Codec
+from schemas.topics import MAX_MESSAGE_BYTES
 from stream_workers.bulk import BulkIntake
 from stream_workers.commit import AtLeastOnce, Committer, Delivery, ExactlyOnce
 from stream_workers.control import ControlFollower, ControlState
@@ -54,6 +55,7 @@ TRANSACTION_TIMEOUT_MS: Final = 10_000
 # How long a fetch may wait for a first record; Kafka answers as soon as there is one.
 REQUEST_WAIT_MS: Final = 100
 BULK_WAIT_MS: Final = 500
+FETCH_BYTES: Final = 2 * MAX_MESSAGE_BYTES
 ASK_SECONDS: Final = 5.0
 # Bytes of bulk that may be done and not yet committed, to each that may be in flight.
 REDO: Final = 16
@@ -297,7 +299,13 @@ class ScoringWorker:
         return ExactlyOnce(Producer(dict(config.producer(**own))), consumer, errands)
 
     def _consumer(self, group: str, wait_ms: int) -> Consumer:
-        over = {"fetch.wait.max.ms": wait_ms, "allow.auto.create.topics": False, "logger": _kafka_log}
+        over = {
+            "fetch.wait.max.ms": wait_ms,
+            # A larger answer is mapped anew each time, and every page of it faults.
+            "fetch.max.bytes": FETCH_BYTES,
+            "allow.auto.create.topics": False,
+            "logger": _kafka_log,
+        }
         return Consumer(dict(self._config.consumer(group, **over)))
 
     def _reply_producer(self, on_failure: OnFailure) -> ReplyProducer:

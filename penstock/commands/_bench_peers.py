@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from penstock import console
+from penstock.commands._bench_failures import failing_in_one_line
 
 
 def peers(
@@ -39,7 +40,6 @@ def peers(
     from penstock.bench.candidates import chosen
     from penstock.bench.comparison import report
     from penstock.bench.peer_process import environment
-    from penstock.commands.bench import failing_in_one_line
 
     works = tuple(work or WORKS)
     for one in works:

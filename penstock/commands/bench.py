@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from penstock import console
+from penstock.commands._bench_failures import failing_in_one_line
 from penstock.commands._bench_peers import peers
 
 if TYPE_CHECKING:
@@ -154,27 +154,6 @@ def _measure(what: str, broker: str, model: str, run: Callable[[Bed], dict[str, 
     with failing_in_one_line(broker), Bed(console.settings(stack=False), broker, model, say=console.note) as bed:
         about = {"benchmark": what, "broker": bed.broker, "model": bed.workload.shown, "partitions": 8}
         return {**about, "machine": machine(bed.settings, broker), **run(bed)}
-
-
-@contextmanager
-def failing_in_one_line(broker: str) -> Iterator[None]:
-    """Turn what a benchmark raises into the command's last line. `broker` is looked at first."""
-    from models.errors import ModelError
-    from penstock.bench.bed import BenchError
-    from penstock.bench.workload import WorkloadError
-    from penstock.stack import StackError
-    from penstock.supervisor import ServiceError
-    from producers.errors import BrokerUnavailableError
-
-    host, _, port = broker.rpartition(":")
-    if broker not in ("embedded", "kafka") and not (host and port.isdigit()):
-        console.fail(f"broker {broker!r} is neither embedded, nor kafka, nor HOST:PORT")
-    try:
-        yield
-    except (ModelError, WorkloadError) as error:
-        console.fail(str(error))
-    except (BenchError, BrokerUnavailableError, ServiceError, StackError) as error:
-        console.fail(str(error), code=1)
 
 
 def _check_delivery(delivery: str) -> None:

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from producers.control import ControlTopic
 
 AsJson = Annotated[bool, typer.Option("--json", help="One JSON document.")]
-KINDS = ("experiment", "model", "schema")
+KINDS = ("experiment", "experiment-plan", "model", "schema")
 
 
 def register(app: typer.Typer) -> None:
@@ -46,12 +46,14 @@ def entries(as_json: AsJson = False) -> None:
 
 
 def put(
-    kind: Annotated[str, typer.Argument(help="experiment, model or schema.")],
+    kind: Annotated[str, typer.Argument(help="experiment, experiment-plan, model or schema.")],
     name: Annotated[str, typer.Argument(help="The entry's name within its kind.")],
     body: Annotated[str, typer.Argument(help="JSON, or @FILE that holds it.")],
     as_json: AsJson = False,
 ) -> None:
     """Write an entry: checked here, and obeyed by every worker within a second."""
+    from analytics.definition_reader import plan_from_json
+    from analytics.definitions import PLAN_KIND, DefinitionError
     from models.routing import Experiment, ExperimentError, Router
     from producers.errors import BrokerUnavailableError
 
@@ -70,11 +72,13 @@ def put(
                 console.fail(f"the experiment's own name is {own.name!r}, not {name!r}")
             others = [one for (its, known), one in topic.entries().items() if its == kind and known != name]
             Router([own, *(Experiment.from_json(one.body) for one in others)])
+        elif kind == PLAN_KIND and plan_from_json(text).definition.name != name:
+            console.fail(f"the plan's own name is not {name!r}")
         elif kind == "model" and not isinstance(document.get("version") if isinstance(document, dict) else None, str):
             console.fail('BODY of a model: expected {"version": "…"}')
         topic.put(kind, name, text, author="penstock control")
-    except (ExperimentError, BrokerUnavailableError) as error:
-        console.fail(str(error), code=2 if isinstance(error, ExperimentError) else 1)
+    except (ExperimentError, DefinitionError, BrokerUnavailableError) as error:
+        console.fail(str(error), code=1 if isinstance(error, BrokerUnavailableError) else 2)
     _done(kind, name, "written", as_json)
 
 

@@ -7,6 +7,7 @@ import logging
 import os
 import signal
 import socket
+import sys
 import threading
 from typing import TYPE_CHECKING, Annotated, Final
 
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 
 # Between two looks into a store without a model. A folder, perhaps on a network, calls nobody.
 LOOK_SECONDS: Final = 1.0
+SWITCH_SECONDS: Final = 0.0005
 
 
 def register(app: typer.Typer) -> None:
@@ -69,6 +71,8 @@ def worker(
             # The hot path makes many short-lived dicts and no cycles, and each full collection walks all the libraries.
             gc.freeze()
             gc.set_threshold(100_000, 20, 100)
+            # A request passes several threads, and at each of them waits this long for one that works on bulk.
+            sys.setswitchinterval(SWITCH_SECONDS)
             ScoringWorker(config, settings.codec(), store, metrics, health).run(stop)
     except (
         ControlError, ModelError, OpsServerError, PipelineError, RegistryUnavailableError, WorkerStartError

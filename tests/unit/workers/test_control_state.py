@@ -38,6 +38,14 @@ def test_an_experiment_assigns_until_it_is_deleted(state: ControlState) -> None:
     assert state.router.assign("e", "user") is None
 
 
+def test_an_analysts_plan_changes_nothing_for_a_worker(state: ControlState) -> None:
+    put(state, "experiment", "e", experiment("e"))
+    before = state.router
+    assert put(state, "experiment-plan", "e", {"definition": {"name": "e"}, "started_at": 1}) == "experiment-plan"
+    assert state.apply(b"experiment-plan/e", None) == "experiment-plan"
+    assert state.router is before
+
+
 def test_a_default_version_holds_until_it_is_deleted(state: ControlState) -> None:
     put(state, "model", "m", {"version": "2"})
     assert state.live == {"m": "2"}

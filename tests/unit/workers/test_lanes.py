@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Sequence
+from functools import cache
 from itertools import pairwise
 from typing import Any
 
@@ -19,10 +20,15 @@ from models.loading import LoadedModel
 from models.registry import ModelStore
 from schemas.codes import Code
 from schemas.tensors import Array
-from stream_workers.device import Device, Lane, LaneKey, Run, Share
+from stream_workers.device import ALIGNED, Device, Lane, LaneKey, Run, Share, aligned
 from stream_workers.work import BulkPart, Requests
 
 BULK = LaneKey("m", "1", bulk=True)
+
+
+@cache
+def zoo(version: str) -> LoadedModel:
+    return LoadedModel.load(ModelStore("models/zoo"), "flight-delay", version, "cpu")
 
 
 def lane(key: LaneKey = BULK) -> Lane:
@@ -37,7 +43,7 @@ def lane(key: LaneKey = BULK) -> Lane:
 def test_batches_hold_whole_requests_in_order_and_no_more_rows_than_asked_for(
     pieces: list[tuple[int, int]], caps: list[int]
 ) -> None:
-    queue = lane()
+    queue = lane(LaneKey("m", "1"))
     number = 0
     each: dict[int, int] = {}
     for count, rows_each in pieces:
@@ -80,6 +86,51 @@ def test_a_bulk_batch_is_cut_into_its_own_rows_each_once(rows: int, caps: list[i
             assert piece.inputs["x"].tolist() == piece.where.tolist()
             seen += piece.where.tolist()
     assert seen == list(range(rows))
+
+
+@settings(max_examples=200, deadline=None)
+@given(records=st.lists(st.integers(1, 60), min_size=1, max_size=5), wanted=st.lists(st.integers(1, 40), min_size=1))
+def test_a_bulk_run_is_of_one_record_and_begins_at_an_aligned_row(records: list[int], wanted: list[int]) -> None:
+    queue = lane()
+    parts = [bulk_part(rows) for rows in records]
+    for part in parts:
+        queue.put(part, 0.0)
+    seen = {id(part.batch): 0 for part in parts}
+    turn = 0
+    while queue.rows:
+        (taken,) = queue.take(aligned(wanted[turn % len(wanted)], 4096))
+        turn += 1
+        assert isinstance(taken, BulkPart)
+        assert taken.where[0] % ALIGNED == 0
+        assert taken.where[0] == seen[id(taken.batch)]
+        seen[id(taken.batch)] += taken.rows
+    assert [*seen.values()] == records
+
+
+def test_slices_are_as_large_as_allowed_where_that_is_less_than_the_alignment() -> None:
+    assert [aligned(rows, 5) for rows in (1, 5, 100)] == [5, 5, 5]
+    assert [aligned(rows, 100) for rows in (1, 8, 9, 31, 96)] == [8, 8, 8, 24, 96]
+
+
+@settings(max_examples=25, deadline=None)
+@given(data=st.data(), version=st.sampled_from(["1", "2"]))
+def test_rows_of_the_zoo_s_models_are_scored_alike_in_any_aligned_slice(data: st.DataObject, version: str) -> None:
+    model = zoo(version)
+    begin = data.draw(st.integers(0, 100)) * ALIGNED
+    rows = data.draw(st.integers(1, 1000))
+    inputs = {one.name: one.sample(1200) for one in model.signature.inputs}
+    rng = np.random.default_rng(rows)
+    noise = {
+        name: array + rng.random(array.shape).astype(array.dtype)
+        for name, array in inputs.items()
+        if array.dtype.kind == "f"
+    }
+    (whole,) = model.run([{**inputs, **noise}])
+    # Up to the end of the record, or to an aligned row.
+    end = begin + rows // ALIGNED * ALIGNED if data.draw(st.booleans()) else 1200
+    if end > begin:
+        (part,) = model.run([{name: array[begin:end] for name, array in {**inputs, **noise}.items()}])
+        assert all(np.array_equal(part[name], whole[name][begin:end]) for name in whole)
 
 
 @given(count=st.integers(2, 20), rows_each=st.integers(1, 4))

@@ -1,0 +1,151 @@
+"""What a look at an experiment costs in ClickHouse: the first over everything, and the next over a little more.
+
+`python -m benchmarks.experiments_sql` makes predictions and outcomes in a chDB of its own, looks twice and prints JSON.
+Users come all the time and stay for a tenth of it; half of the predictions have an outcome within two days. The figures
+are of two threads, with ClickHouse's `max_memory_usage` set: a query that wants more fails.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
+from typing import Any, Final
+
+from analytics.definition_reader import read
+from analytics.definitions import Plan
+from analytics.experiment_state import advance
+from analytics.experiment_store import ExperimentStore
+from analytics.migrate import migrate
+from analytics.warehouse import Warehouse, WarehouseConfig
+
+# Recent: what is older than the time to live of predictions would be gone as it is inserted.
+START: Final = datetime.now(UTC).replace(hour=0, minute=0, second=0, microsecond=0) - timedelta(days=40)
+DAYS: Final = 30
+MEMORY: Final = 2_000_000_000
+THREADS: Final = 2
+_CHUNK: Final = 1_000_000
+
+DEFINITION: Final[dict[str, Any]] = {
+    "name": "bench",
+    "hypothesis": "None; this measures.",
+    "model": "m",
+    "control": "a",
+    "slot": "1h",
+    "maturity_delay": "1h",
+    "variants": [{"name": "a", "version": "1", "share": 0.5}, {"name": "b", "version": "2", "share": 0.5}],
+    "metrics": [
+        {"name": "bought", "kind": "proportion", "outcome": "purchase", "window": "48h"},
+        {"name": "revenue", "kind": "mean", "outcome": "purchase", "window": "48h", "cap_percentile": 99.9},
+        {
+            "name": "basket",
+            "kind": "ratio",
+            "numerator": {"outcome": "purchase"},
+            "denominator": {"prediction": "rows"},
+            "window": "48h",
+        },
+        {"name": "latency", "kind": "quantile", "prediction": "latency_ms", "percentile": 99, "window": "24h"},
+    ],
+    "guardrails": [{"metric": "latency", "margin": "5%"}],
+}
+
+
+def fill(warehouse: Warehouse, first: int, last: int, total: int) -> None:
+    """Predictions [first, last) of `total` that fill `DAYS`, and the outcomes of every second one."""
+    step = DAYS * 86_400_000_000 // total
+    users = max(total // 10, 10)
+    began = int(START.timestamp()) * 1_000_000
+    for at in range(first, last, _CHUNK):
+        end = min(at + _CHUNK, last)
+        warehouse.command(
+            f"""
+            INSERT INTO predictions (request_id, user_id, model, version, experiment, variant, topic, partition, offset,
+                sent_at, received_at, scored_at, code, score, batch_id, worker, device, log, log_partition, log_offset,
+                log_time)
+            WITH 'u' || toString(intDiv(number * {users}, {total}) + cityHash64(number) % {users // 10}) AS user,
+                xxh3('bench:' || user) % 10000 < 5000 AS control,
+                fromUnixTimestamp64Micro(toInt64({began} + number * {step}), 'UTC') AS moment
+            SELECT 'r' || toString(number), user, 'm', if(control, '1', '2'), 'bench', if(control, 'a', 'b'),
+                'requests', number % 16, intDiv(number, 16), moment - toIntervalMicrosecond(900 + cityHash64(number, 2)
+                % 9000), moment, moment, 'OK', (cityHash64(number, 3) % 1000) / 1000, 'b' || toString(intDiv(number,
+                256)), 'w' || toString(number % 2), 'cpu', 'p@1', number % 4, number, moment
+            FROM numbers({at}, {end - at})
+            """,  # noqa: S608 - numbers of ours
+        )
+        warehouse.command(
+            f"""
+            INSERT INTO outcomes (outcome_id, request_id, user_id, experiment, model, name, value, occurred_at, sent_at,
+                log, log_partition, log_offset, log_time)
+            WITH 'u' || toString(intDiv(number * {users}, {total}) + cityHash64(number) % {users // 10}) AS user,
+                fromUnixTimestamp64Micro(toInt64({began} + number * {step} + cityHash64(number, 4) % 172800000000),
+                'UTC') AS moment
+            SELECT 'o' || toString(number), 'r' || toString(number), user, 'bench', 'm', 'purchase',
+                (cityHash64(number, 5) % 10000) / 100, moment, moment, 'o@1', number % 4, number, moment
+            FROM numbers({at}, {end - at}) WHERE number % 2 = 0
+            """,  # noqa: S608 - numbers of ours
+        )
+
+
+@contextmanager
+def _timed(into: dict[str, Any], name: str) -> Iterator[None]:
+    """Wall seconds as `name`; seconds of processor, of all threads, beside them: others may be on this machine."""
+    began, worked = time.perf_counter(), time.process_time()
+    yield
+    into[f"{name}_s"] = round(time.perf_counter() - began, 3)
+    into[f"{name}_cpu_s"] = round(time.process_time() - worked, 3)
+
+
+def measure(warehouse: Warehouse, predictions: int) -> dict[str, Any]:
+    """Fill, look, add a hundredth, look again; seconds by step. The warehouse must be migrated and otherwise empty."""
+    plan = Plan(read(DEFINITION, "bench")).start(START)
+    found: dict[str, Any] = {"predictions": predictions, "outcomes": predictions // 2, "days": DAYS}
+    more = predictions // 100
+    total = predictions + more
+    with _timed(found, "fill"):
+        fill(warehouse, 0, predictions, total)
+    store = ExperimentStore(warehouse)
+    slot = timedelta(hours=1)
+    at = START + timedelta(days=DAYS) * (predictions / total)
+    at -= (at - START) % slot
+    with _timed(found, "first_look"):
+        first = advance(warehouse, plan, at)
+    with _timed(found, "report"):
+        sums = store.sums(plan, at)
+        store.exposures_by_day(plan, at)
+        store.unit_counts(plan, at)
+        store.timeseries(plan, at)
+    fill(warehouse, predictions, total, total)
+    at = START + timedelta(days=DAYS)
+    with _timed(found, "second_look"):
+        second = advance(warehouse, plan, at)
+    with _timed(found, "idle_look"):
+        advance(warehouse, plan, at)
+    found["second_to_first"] = round(found["second_look_cpu_s"] / found["first_look_cpu_s"], 4)
+    found["slots"] = {"first": first.folded, "second": second.folded}
+    found["units"] = sum(one.n for one in sums if one.metric == "bought")
+    return found
+
+
+def main() -> None:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--predictions", type=int, default=10_000_000)
+    parser.add_argument("--memory", type=int, default=MEMORY, help="bytes that one query may use")
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory(prefix="penstock-bench-") as folder:
+        settings = {"max_memory_usage": str(options.memory), "max_threads": str(THREADS)}
+        with Warehouse.open(WarehouseConfig(path=folder, settings=settings)) as warehouse:
+            migrate(warehouse)
+            found = measure(warehouse, options.predictions)
+            found |= {"clickhouse": warehouse.version(), "threads": THREADS, "memory_limit": options.memory}
+    json.dump(found, sys.stdout, indent=1)
+    sys.stdout.write("\n")
+
+
+if __name__ == "__main__":
+    main()
