@@ -227,6 +227,8 @@ class HttpSettings(_Section):
     """A worker's /metrics, /healthz and /readyz; 0: any free port."""
     warehouse_port: int = Field(default=8123, ge=0, le=65535)
     """Ingest's /metrics, /healthz, /readyz and read-only /sql; 0: any free port."""
+    stack_port: int = Field(default=0, ge=0, le=65535)
+    """The /metrics, /healthz and /readyz of `penstock up` itself; 0: any free port."""
 
 
 class StackSettings(_Section):
@@ -236,6 +238,8 @@ class StackSettings(_Section):
     """Scoring workers."""
     broker: str = "embedded"
     """"embedded", "kafka" (a local Apache Kafka, needs java and mvn), or the host:port of one that runs already."""
+    broker_port: int = Field(default=9092, ge=0, le=65535)
+    """The local broker's port; 0: any free port. Not set, and 9092 is taken: any free port as well."""
     state: str = ".penstock"
     """The folder of the stack's data and logs. One stack at a time can use it."""
 

@@ -6,11 +6,13 @@ import json
 import shutil
 import subprocess
 import time
-from collections import Counter
+import uuid
+from collections import Counter, defaultdict
 from pathlib import Path
 
 import numpy as np
 import pytest
+from confluent_kafka import Consumer
 from worker_process import Scene, command, worker_environment
 
 from models.registry import ModelStore
@@ -19,6 +21,7 @@ from models.signature import Signature, TensorSpec
 from penstock.brokers import EmbeddedBroker, LocalBroker, free_port
 from producers.publisher import create_topics
 from schemas.codes import Code
+from schemas.tensors import to_tensor
 from schemas.topics import Topics
 
 pytestmark = pytest.mark.kafka
@@ -55,6 +58,29 @@ def test_metrics_health_and_readiness_tell_what_the_worker_does(scene: Scene) ->
         assert worker.metric(f"penstock_{name}_count", model="sum") >= 1, name
     assert worker.metric("penstock_publish_seconds_count") >= 1
     assert "penstock_lag" in worker.get("/metrics")[1]
+
+
+def test_what_a_worker_writes_has_the_keys_that_the_reference_names(scene: Scene) -> None:
+    scene.ask(scene.request("sum", ONES, version="1"))
+    batch = scene.batch("sum", 1, version="1", inputs=(to_tensor("x", ONES["x"]),))
+    scene.send(batch)
+    scene.batch_answer(batch)
+    topics = scene.topics
+    wanted = {topics.predictions: b"w1", topics.summaries: b"sum", topics.bulk_results: batch.job.encode()}
+    found: dict[str, set[bytes | None]] = defaultdict(set)
+    reader = Consumer(
+        {"bootstrap.servers": scene.broker.address, "group.id": uuid.uuid4().hex, "auto.offset.reset": "earliest"}
+    )
+    try:
+        reader.subscribe(list(wanted))
+        end = time.monotonic() + 30
+        while not all(key in found[topic] for topic, key in wanted.items()):
+            assert time.monotonic() < end, found
+            for message in reader.consume(100, 0.5):
+                found[str(message.topic())].add(message.key())
+    finally:
+        reader.close()
+    assert found[topics.predictions] == {b"w1"}
 
 
 def test_two_workers_share_and_one_that_leaves_takes_nothing_along(empty_scene: Scene) -> None:

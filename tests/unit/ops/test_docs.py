@@ -9,6 +9,7 @@ from collections.abc import Iterator
 import pytest
 
 from penstock import docs
+from penstock.stack_ops import StackOps
 from schemas.records import RECORDS
 from schemas.topics import Topics, topic_specs
 from stream_workers.ops import IngestMetrics, WorkerMetrics, new_registry
@@ -48,6 +49,7 @@ def test_the_page_names_exactly_the_metrics_there_are() -> None:
     registry = new_registry()
     WorkerMetrics(registry, "w")
     IngestMetrics(registry)
+    StackOps("127.0.0.1", 0, ["broker"], registry).stop()
     there = {
         family.name + ("_total" if family.type == "counter" else "")
         for family in registry.collect()
