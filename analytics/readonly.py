@@ -8,12 +8,16 @@ refuses those before ClickHouse sees them.
 from __future__ import annotations
 
 import json
+import queue
 import re
-from collections.abc import Iterable
+import threading
+import uuid
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Final
 
-from analytics.warehouse import Warehouse, WarehouseError
+from analytics.warehouse import Warehouse, WarehouseError, WarehouseUnavailableError
 
 _TOKEN: Final = re.compile(
     r"""
@@ -49,11 +53,25 @@ class QueryRefusedError(WarehouseError):
 
 @dataclass(frozen=True, slots=True)
 class QueryLimits:
-    """What one question may cost: seconds, rows of its result, bytes of memory."""
+    """What one question may cost: seconds, rows of its result, bytes of memory.
+
+    `at_once` questions are answered side by side; one more waits up to `patience` seconds for its turn.
+    """
 
     seconds: float = 30.0
     rows: int = 100_000
     memory: int = 2 * 1024**3
+    at_once: int = 4
+    patience: float = 10.0
+
+
+class Cancel:
+    """A way to break off one question from another thread. It may be used before, while and after it is answered."""
+
+    def __init__(self) -> None:
+        # In the statement's text, as a remark: ClickHouse's list of running queries shows it there.
+        self.mark = f"penstock-{uuid.uuid4().hex}"
+        self.wanted = threading.Event()
 
 
 def check_read_only(sql: str, reaching: Iterable[str] = ()) -> str:
@@ -104,13 +122,80 @@ def _tokens(sql: str) -> list[str]:
 
 
 class ReadOnlySql:
-    """Answers questions over a session of its own, which it restricts for good."""
+    """Answers questions side by side, over sessions of its own, which it restricts for good.
+
+    `warehouse` becomes the first of them; more are opened as they are needed. Any thread may ask.
+    """
 
     def __init__(self, warehouse: Warehouse, limits: QueryLimits = QueryLimits()) -> None:
-        self._warehouse = warehouse
+        self._limits = limits
         names = (str(row[0]).lower() for row in warehouse.query("SELECT name FROM system.table_functions").rows)
         self._reaching = frozenset(names) - _HARMLESS
-        warehouse.restrict(
+        self._first = warehouse
+        self._own: list[Warehouse] = []
+        # A place in the queue is a right to ask; None is one whose session is not open yet.
+        self._idle: queue.LifoQueue[Warehouse | None] = queue.LifoQueue()
+        for _ in range(limits.at_once - 1):
+            self._idle.put(None)
+        self._idle.put(self._restricted(warehouse))
+
+    def csv(self, sql: str, cancel: Cancel | None = None) -> bytes:
+        """The result as CSV with a line of names. Raises `QueryRefusedError` or `WarehouseError`."""
+        return self._ask(sql, "CSVWithNames", cancel)
+
+    def json(self, sql: str, cancel: Cancel | None = None) -> dict[str, Any]:
+        """The result as {"columns": [{"name", "type"}], "rows": [[...]]}; not-a-number is null. Raises as `csv`."""
+        answer = json.loads(self._ask(sql, "JSONCompact", cancel))
+        return {"columns": answer["meta"], "rows": answer["data"]}
+
+    def cancel(self, cancel: Cancel) -> None:
+        """Break off the question that was given `cancel`; its asker gets a `WarehouseError`.
+
+        A query that is just being handed to ClickHouse is missed: call again until its asker has an answer.
+        """
+        cancel.wanted.set()
+        with self._first.another() as session:
+            session.query("KILL QUERY WHERE position(query, {mark:String}) > 0 ASYNC", {"mark": cancel.mark})
+
+    def close(self) -> None:
+        """Close the sessions that were opened here; the one that was handed in is its owner's to close."""
+        for session in self._own:
+            session.close()
+
+    def _ask(self, sql: str, form: str, cancel: Cancel | None) -> bytes:
+        statement = check_read_only(sql, self._reaching)
+        with self._session() as session:
+            if cancel is None:
+                return session.raw(statement, form)
+            if cancel.wanted.is_set():
+                raise WarehouseError("the question was broken off")
+            # On a line of its own at the end: there it moves no position that an error names.
+            remark = f"/* {cancel.mark} */"
+            try:
+                return session.raw(f"{statement}\n{remark}", form)
+            except WarehouseError as error:
+                raise type(error)(str(error).replace(f"{remark} ", "")) from error
+
+    @contextmanager
+    def _session(self) -> Iterator[Warehouse]:
+        try:
+            session = self._idle.get(timeout=self._limits.patience)
+        except queue.Empty:
+            raise WarehouseUnavailableError(
+                f"{self._limits.at_once} questions are being answered and none of them ended within "
+                f"{self._limits.patience:g} s: ask again later"
+            ) from None
+        try:
+            if session is None:
+                session = self._restricted(self._first.another())
+                self._own.append(session)
+            yield session
+        finally:
+            self._idle.put(session)
+
+    def _restricted(self, session: Warehouse) -> Warehouse:
+        limits = self._limits
+        session.restrict(
             {
                 "max_execution_time": str(limits.seconds),
                 "max_result_rows": str(limits.rows),
@@ -122,16 +207,4 @@ class ReadOnlySql:
             },
             last=("readonly",),
         )
-
-    def csv(self, sql: str) -> bytes:
-        """The result as CSV with a line of names. Raises `QueryRefusedError` or `WarehouseError`."""
-        return self._warehouse.raw(check_read_only(sql, self._reaching), "CSVWithNames")
-
-    def json(self, sql: str) -> dict[str, Any]:
-        """The result as {"columns": [{"name", "type"}], "rows": [[...]]}; not-a-number is null. Raises as `csv`."""
-        answer = json.loads(self._warehouse.raw(check_read_only(sql, self._reaching), "JSONCompact"))
-        return {"columns": answer["meta"], "rows": answer["data"]}
-
-    def alive(self) -> bool:
-        """Whether ClickHouse answers."""
-        return self._warehouse.alive()
+        return session

@@ -2,7 +2,9 @@
 
 chDB: one process may open a path, it may open only that one path, and it must not fork afterwards (start children
 before, or start them with `spawn`). Several `Warehouse` objects on the same path share the engine; each has its own
-session, which serialises its calls, so give each busy thread its own (`another`).
+session, which serialises its calls, so give each busy thread its own (`another`, 8 ms): they run side by side. A
+session in which a call failed is replaced before the next call, since chDB 4.4 keeps what the failed query had written
+so far and puts it in front of the next answer.
 
     WarehouseError                     one line: what was asked, what ClickHouse said
     ├── WarehouseUnavailableError      nobody answers there, or it is overloaded: the same call may succeed later
@@ -13,8 +15,9 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final, Self
@@ -24,6 +27,7 @@ import clickhouse_connect
 import pyarrow as pa
 from clickhouse_connect.driver.exceptions import ClickHouseError, OperationalError
 
+log = logging.getLogger(__name__)
 # ClickHouse error codes (src/Common/ErrorCodes.cpp): 192 unknown user, 193 wrong password, 194 password required,
 # 497 access denied, 516 authentication failed.
 _ACCESS: Final = frozenset({192, 193, 194, 497, 516})
@@ -104,11 +108,18 @@ class Answer:
 
 
 class Warehouse:
-    """A session with ClickHouse in one database. Errors: see the module."""
+    """A session with ClickHouse in one database; several threads may call it. Errors: see the module."""
 
-    def __init__(self, config: WarehouseConfig, client: Any) -> None:
+    def __init__(self, config: WarehouseConfig, connect: Callable[[], Any]) -> None:
+        """Connects: `connect` gives a client, and another one where a call failed. Raises `WarehouseError`."""
         self.config = config
-        self._client = client
+        self._connect = connect
+        self._restrictions: list[tuple[str, str]] = []
+        # Between a failure and the session's replacement no other thread's call may come: it would get the leftovers.
+        # A server's client has no session and needs no turns.
+        self._turn: AbstractContextManager[Any] = nullcontext() if config.url else threading.Lock()
+        self._closed = False
+        self._client: Any = self._opened()
 
     @classmethod
     def open(cls, config: WarehouseConfig, *, create: bool = True) -> Self:
@@ -123,7 +134,8 @@ class Warehouse:
             parts = urlsplit(config.url)
             if parts.scheme not in ("http", "https") or not parts.hostname:
                 raise WarehouseError(
-                    f"clickhouse.url must look like http://user:password@host:8123, got {config.place}"
+                    "a ClickHouse server's URL looks like http://user:password@host:8123, "
+                    f"not like {parts.scheme}://{parts.hostname or ''}"
                 )
             options |= {
                 "dsn": config.url,
@@ -135,12 +147,11 @@ class Warehouse:
         else:
             Path(config.path).mkdir(parents=True, exist_ok=True)
             options |= {"interface": "chdb", "path": config.path, "settings": dict(config.settings)}
-        with _in_one_line(config):
-            client = clickhouse_connect.get_client(**options)
-            if create:
-                client.command(f"CREATE DATABASE IF NOT EXISTS {config.database}")
-            client.database = config.database
-        return cls(config, client)
+        opened = cls(config, lambda: clickhouse_connect.get_client(**options))
+        if create:
+            with opened._call() as client:
+                client.command(f"CREATE DATABASE IF NOT EXISTS {config.database}", use_database=False)
+        return opened
 
     def another(self) -> Warehouse:
         """A second session with the same database, for another thread."""
@@ -148,25 +159,25 @@ class Warehouse:
 
     def command(self, sql: str, settings: Mapping[str, str] | None = None) -> None:
         """Run a statement that returns nothing."""
-        with _in_one_line(self.config):
-            self._client.command(sql, settings=dict(settings or {}))
+        with self._call() as client:
+            client.command(sql, settings=dict(settings or {}))
 
     def query(self, sql: str, parameters: Mapping[str, Any] | None = None) -> Answer:
         """Run a query. `parameters` fill `{name:Type}` places, on the server's side."""
-        with _in_one_line(self.config):
-            result = self._client.query(sql, parameters=dict(parameters or {}))
+        with self._call() as client:
+            result = client.query(sql, parameters=dict(parameters or {}))
             types = tuple(one.name for one in result.column_types)
             return Answer(tuple(result.column_names), types, tuple(tuple(row) for row in result.result_rows))
 
     def arrow(self, sql: str, parameters: Mapping[str, Any] | None = None) -> pa.Table:
         """Run a query whose result is large, as an Arrow table (strings as strings)."""
-        with _in_one_line(self.config):
-            return self._client.query_arrow(sql, parameters=dict(parameters or {}), use_strings=True)
+        with self._call() as client:
+            return client.query_arrow(sql, parameters=dict(parameters or {}), use_strings=True)
 
     def raw(self, sql: str, form: str) -> bytes:
         """A query's result in a ClickHouse output format, e.g. JSONCompact or CSVWithNames."""
-        with _in_one_line(self.config):
-            return bytes(self._client.raw_query(sql, fmt=form))
+        with self._call() as client:
+            return bytes(client.raw_query(sql, fmt=form))
 
     def insert(self, table: str, rows: pa.Table, token: str = "") -> None:
         """Insert a table as one block. A block whose `token` is among the last that arrived is dropped by ClickHouse.
@@ -176,18 +187,21 @@ class Warehouse:
         settings = dict(_ONE_BLOCK)
         if token:
             settings["insert_deduplication_token"] = token
-        with _in_one_line(self.config):
-            self._client.insert_arrow(table, rows.combine_chunks(), database=self.config.database, settings=settings)
+        with self._call() as client:
+            client.insert_arrow(table, rows.combine_chunks(), database=self.config.database, settings=settings)
 
     def restrict(self, settings: Mapping[str, str], last: Sequence[str] = ()) -> None:
         """Set settings for the rest of this session; those named in `last` after all others (readonly must be)."""
-        with _in_one_line(self.config):
-            for name in sorted(settings, key=lambda one: one in last):
-                self._client.set_client_setting(name, settings[name])
+        wanted = [(name, settings[name]) for name in sorted(settings, key=lambda one: one in last)]
+        with self._call() as client:
+            for name, value in wanted:
+                client.set_client_setting(name, value)
+            self._restrictions += wanted
 
     def version(self) -> str:
         """ClickHouse's version."""
-        return str(self._client.server_version)
+        with self._call() as client:
+            return str(client.server_version)
 
     def alive(self) -> bool:
         """Whether it answers now."""
@@ -198,13 +212,51 @@ class Warehouse:
 
     def close(self) -> None:
         """End the session. The last one of a process on a chDB path ends the engine."""
-        self._client.close()
+        with self._turn:
+            client, self._client, self._closed = self._client, None, True
+            if client is not None:
+                client.close()
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+    @contextmanager
+    def _call(self) -> Iterator[Any]:
+        """The client for one call, whose result is taken within."""
+        with self._turn:
+            if self._closed:
+                raise WarehouseError(f"{self.config.place}: this session is closed")
+            if self._client is None:
+                self._client = self._opened()
+            try:
+                with _in_one_line(self.config):
+                    yield self._client
+            except BaseException:  # whatever it was: nobody says which failures leave something behind
+                if not self.config.url:
+                    self._replace()
+                raise
+
+    def _opened(self) -> Any:
+        with _in_one_line(self.config):
+            client = self._connect()
+            client.database = self.config.database
+            for name, value in self._restrictions:
+                client.set_client_setting(name, value)
+            return client
+
+    def _replace(self) -> None:
+        """Put a new session in the place of one that failed; where that cannot be done now, the next call tries."""
+        spoilt, self._client = self._client, None
+        try:
+            self._client = self._opened()
+        except WarehouseError as error:
+            log.warning("a session that failed is not replaced yet: %s", error)
+        finally:
+            # After the new one is there: the last session of a process takes the engine with it.
+            spoilt.close()
 
 
 @contextmanager

@@ -108,7 +108,13 @@ class ModelStore:
             for part in parts:
                 _copy(source.parent / part, staging / part)
             # Also with a signature given: a file that does not load must not enter the store.
-            declared = signature_of(staging / source.name)
+            staged = staging / source.name
+            try:
+                declared = signature_of(staged)
+            except ArtifactError as error:
+                # The copy means nothing to who asked, and ONNX Runtime names it a second time.
+                said = str(error).replace(f" Load model from {staged} failed:", " ")
+                raise ArtifactError(said.replace(str(staged), str(source))) from error
             manifest = Manifest(
                 name,
                 version,

@@ -83,6 +83,8 @@ class LocalBroker(ABC):
     """A broker process on 127.0.0.1, started and ended here. Also a context manager."""
 
     name: str
+    # Whether topics, groups and records are gone when its process is.
+    forgets = False
     group_protocol = "classic"
     session_timeout_ms: int | None = None
     # What its topics and clients should be like unless somebody says otherwise; no partitions: as the settings say.
@@ -173,11 +175,12 @@ class EmbeddedBroker(LocalBroker):
     """
 
     name = "the embedded broker"
+    forgets = True
     # A group join takes half of it there.
     session_timeout_ms = 6000
     partitions = 2
     producer_properties = MappingProxyType({"linger.ms": "20"})
-    # It does not wake a waiting fetch: it looks again when half of this is over.
+    # It does not wake a waiting fetch: it looks once more when half of this is over, which is 20 ms.
     consumer_properties = MappingProxyType({"fetch.wait.max.ms": "40"})
 
     def __init__(self, port: int | None = None, *, log: Path) -> None:

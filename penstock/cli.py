@@ -47,13 +47,38 @@ def _options(
 def main() -> None:
     """Run the command line. Exit status: 0 done, 1 failed, 2 the caller can mend it, 130 Ctrl-C."""
     try:
-        build()(standalone_mode=True)
+        sys.exit(_run(build()))
     except KeyboardInterrupt:
+        typer.echo("penstock: stopped", err=True)
         sys.exit(130)
     except BrokenPipeError:
         # Whoever read our output has seen enough (`| head`); Python would complain at its exit.
         sys.stderr.close()
         sys.exit(0)
+
+
+def _run(app: typer.Typer) -> int:
+    """The exit status; what Typer and librdkafka have to say against the command line comes out as one line."""
+    try:
+        return int(app(standalone_mode=False) or 0)
+    except typer.TyperException as error:
+        message = " ".join(error.format_message().split()).removesuffix(".")
+        if message:  # without a command it is the help, printed already
+            context = getattr(error, "ctx", None)
+            hint = f"; see {context.command_path} --help" if context is not None else ""
+            message = message.replace("Value error, ", "").replace("Input should be", "expected")
+            typer.echo(f"penstock: {message}{hint}", err=True)
+        return error.exit_code
+    except typer.Abort:
+        return 1
+    except Exception as error:
+        kafka = sys.modules.get("confluent_kafka")  # it takes its time to load, and not every command did
+        if kafka is None or not isinstance(error, kafka.KafkaException):
+            raise
+        about = error.args[0]
+        typer.echo(f"penstock: Kafka: {' '.join(about.str().split())}", err=True)
+        # A client that could not even be made: its properties are wrong together, though each is right alone.
+        return 2 if about.code() == kafka.KafkaError._INVALID_ARG else 1
 
 
 if __name__ == "__main__":

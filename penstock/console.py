@@ -48,9 +48,13 @@ def note(message: str) -> None:
     typer.echo(message, err=True)
 
 
-def print_json(document: Any) -> None:
-    """The one JSON document of `--json`. Not-a-number becomes null, times and paths become text."""
-    typer.echo(json.dumps(_plain(document), indent=2, default=str, ensure_ascii=False, allow_nan=False))
+def print_json(document: Any, *, in_one_line: bool = False) -> None:
+    """The one JSON document of `--json`. Not-a-number becomes null, times and paths become text.
+
+    `in_one_line`: for a process that goes on, whose reader has to know where the document ends.
+    """
+    indent = None if in_one_line else 2
+    typer.echo(json.dumps(_plain(document), indent=indent, default=str, ensure_ascii=False, allow_nan=False))
 
 
 def print_table(columns: Sequence[str], rows: Iterable[Sequence[Any]], title: str = "") -> None:

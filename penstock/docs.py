@@ -36,14 +36,14 @@ class _Use(NamedTuple):
 _USER: Final = "`user_id\\|experiment`"
 USES: Final[Mapping[str, _Use]] = {
     "requests": _Use("ScoreRequest", _USER, "clients", "scoring workers"),
-    "bulk": _Use("ScoreBatch", "job", "`penstock score`", "scoring workers"),
-    "bulk_results": _Use("ScoreReply", "`job/sequence`", "scoring workers, in transactions", "`penstock score`"),
+    "bulk": _Use("ScoreBatch", "none; partitions in turn", "`penstock score`", "scoring workers"),
+    "bulk_results": _Use("ScoreReply", "job", "scoring workers, in transactions", "`penstock score`"),
     "replies": _Use("ScoreReply", "the request's", "scoring workers", "clients"),
-    "predictions": _Use("PredictionBatch", "none", "scoring workers, in transactions", "ingest"),
-    "summaries": _Use("BatchSummary", "none", "scoring workers, in transactions", "ingest, monitor"),
+    "predictions": _Use("PredictionBatch", "the worker's name", "scoring workers, in transactions", "ingest"),
+    "summaries": _Use("BatchSummary", "model", "scoring workers, in transactions", "ingest, monitor"),
     "outcomes": _Use("Outcome", _USER, "applications", "ingest"),
     "dead_letters": _Use("DeadLetter", "the record's", "scoring workers, ingest", "ingest, people"),
-    "control": _Use("Control", "`kind/name`", "`penstock models`, `penstock experiments`", "scoring workers, ingest"),
+    "control": _Use("Control", "`kind/name`", "`penstock control`, `penstock experiments`", "scoring workers, ingest"),
 }
 
 

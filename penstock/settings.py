@@ -21,7 +21,8 @@ from pydantic_settings import BaseSettings, EnvSettingsSource, PydanticBaseSetti
 from pydantic_settings.exceptions import SettingsError as _SourceError
 
 from penstock.running import read_stack
-from penstock.settings_errors import SettingsError, explain, hide
+from penstock.settings_errors import SettingsError, explain, hide, place
+from penstock.settings_properties import wrong_properties
 from penstock.settings_sections import (
     ClickHouseSettings,
     HttpSettings,
@@ -120,6 +121,8 @@ def load(path: str | Path | None = None, *, environ: Mapping[str, str] | None = 
     file, values = _file(path, environ)
     _refuse_unknown_sections(environ)
     settings = _build(values, file, environ)
+    for table, name, problem in wrong_properties(settings.kafka):
+        raise SettingsError(f"{place(['kafka', table, name], file, environ, PREFIX)}: {problem}")
     running = read_stack(Path(settings.stack.state)) if stack else None
     if running is None:
         return settings

@@ -18,11 +18,16 @@ class SettingsError(ValueError):
     """A setting that cannot be used, in one line that names its key."""
 
 
+def is_secret(key: str) -> bool:
+    """Whether a key's name says that its value is nobody's business."""
+    return _SECRET.search(key) is not None
+
+
 def hide(value: Any, key: str = "") -> Any:
     """The same value with secrets, known by their key or their place in a URL, replaced by `***`."""
     if isinstance(value, Mapping):
         return {name: hide(item, f"{key}.{name}") for name, item in value.items()}
-    if _SECRET.search(key) and value:
+    if is_secret(key) and value:
         return HIDDEN
     return _IN_URL.sub(rf"\1{HIDDEN}@", value) if isinstance(value, str) else value
 
@@ -32,7 +37,7 @@ def explain(error: ValidationError, file: str, environ: Mapping[str, str], model
     first, *others = error.errors(include_url=False)
     path = [str(part) for part in first["loc"] if not str(part).startswith("function-")]
     key = ".".join(path)
-    where = _variable(path, environ, prefix) or f"{file}: {key}"
+    where = place(path, file, environ, prefix)
     if first["type"] == "extra_forbidden":
         text = f"{where}: no such key{_nearest(path, model)}"
     elif first["type"] == "value_error":
@@ -40,6 +45,11 @@ def explain(error: ValidationError, file: str, environ: Mapping[str, str], model
     else:
         text = f"{where} = {hide(first['input'], key)!r}: {first['msg'].replace('Input should be', 'expected')}"
     return " ".join(text.split()) + (f" (and {len(others)} more)" if others else "")
+
+
+def place(path: list[str], file: str, environ: Mapping[str, str], prefix: str) -> str:
+    """Where the key at `path` was set: the environment's variable, else the file and the key."""
+    return _variable(path, environ, prefix) or f"{file}: {'.'.join(path)}"
 
 
 def _variable(path: list[str], environ: Mapping[str, str], prefix: str) -> str | None:

@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal
+from urllib.parse import urlsplit
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator
 
+from penstock.settings_errors import hide
 from schemas.partitioning import PARTITIONER
 from schemas.topics import MAX_MESSAGE_BYTES, Topics
 
@@ -20,6 +22,7 @@ _OURS: Final = {
     "group.id": "set worker.group or ingest.group",
     "group.protocol": "set kafka.group_protocol",
     "isolation.level": "consumers read committed records only",
+    "logger": "it is no property of librdkafka; what a client has to say is in the process's log",
     "partitioner": "the key's partition is part of the protocol",
     "transactional.id": "each process has its own",
 }
@@ -153,6 +156,18 @@ class ClickHouseSettings(_Section):
     settings: dict[str, str | int | float | bool] = {}
     """ClickHouse settings sent with every query."""
 
+    @field_validator("url")
+    @classmethod
+    def _is_http(cls, value: str) -> str:
+        try:
+            parts = urlsplit(value)
+            good = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+        except ValueError:  # a port that is none
+            good = False
+        if value and not good:
+            raise ValueError(f"expected http(s)://user:password@host:port or nothing, got {hide(value)!r}")
+        return value
+
 
 class ModelSettings(_Section):
     """Which models there are, and what they run on."""
@@ -214,6 +229,8 @@ class HttpSettings(_Section):
     """A worker's /metrics, /healthz and /readyz; 0: any free port."""
     warehouse_port: int = Field(default=8123, ge=0, le=65535)
     """Ingest's /metrics, /healthz, /readyz and read-only /sql; 0: any free port."""
+    stack_port: int = Field(default=0, ge=0, le=65535)
+    """The /metrics, /healthz and /readyz of `penstock up` itself; 0: any free port."""
 
 
 class StackSettings(_Section):
@@ -223,6 +240,8 @@ class StackSettings(_Section):
     """Scoring workers."""
     broker: str = "embedded"
     """"embedded", "kafka" (a local Apache Kafka, needs java and mvn), or the host:port of one that runs already."""
+    broker_port: int = Field(default=9092, ge=0, le=65535)
+    """The local broker's port; 0: any free port. Not set, and 9092 is taken: any free port as well."""
     state: str = ".penstock"
     """The folder of the stack's data and logs. One stack at a time can use it."""
 

@@ -3,8 +3,9 @@
     broker ── topics ── ingest (writes the warehouse, answers /sql) ── workers (score what is asked)
 
 They start in this order, each waits until the one before is ready, and stop in the reverse order. Every process is
-supervised: what ends is started again with growing pauses. If this process dies, however it dies, all the others die
-with it. While it runs, `stack.json` in the state folder tells other commands where everything listens.
+supervised: what ends is started again with growing pauses; where a broker that keeps everything in memory comes back
+empty, all others start anew with it. If this process dies, however it dies, all the others die with it. While it
+runs, `stack.json` in the state folder tells other commands where everything listens.
 """
 
 from __future__ import annotations
@@ -17,12 +18,15 @@ from pathlib import Path
 from types import TracebackType
 from typing import IO, Any, Final, Self
 
+from models.registry import ModelStore
 from penstock.brokers import ApacheKafka, BrokerError, EmbeddedBroker, LocalBroker, free_port, port_is_free
 from penstock.running import RunningStack, read_stack, remove_stack, started_at, write_stack
 from penstock.settings import Settings
-from penstock.supervisor import Program, Service, ServiceError, Supervisor
+from penstock.stack_ops import StackOps
+from penstock.supervisor import Ended, Program, Service, ServiceError, Supervisor
 from producers.errors import BrokerUnavailableError
 from producers.publisher import create_topics
+from stream_workers.ops_health import OpsServerError
 
 EMBEDDED: Final = "embedded"
 KAFKA: Final = "kafka"
@@ -31,6 +35,8 @@ _ANNOUNCED: Final = (
     *("bootstrap_servers", "group_protocol", "session_timeout_ms", "topic_prefix", "partitions"),
     *("consumer_properties", "producer_properties"),
 )
+# What a process may take to end whose broker has forgotten all that it could still say to it.
+_FORGOTTEN_SECONDS: Final = 1.5
 
 
 class StackError(RuntimeError):
@@ -46,8 +52,8 @@ class LocalStack:
     `settings`: what the operator set; `stack.settings` is the same with the addresses of what was started.
     `broker`: "embedded", "kafka" or "host:port" (None: what the settings say); `workers` likewise; `ingest` False
     leaves the warehouse out. `prepare` is called with `stack.settings` when the topics are there and nobody reads them
-    yet: what it writes to the control topic holds from the first request on. `say` gets a line for people now and
-    then, also from other threads. `start` raises `StackError`.
+    yet: what it writes to the control topic holds from the first request on; it is called again for a broker that has
+    forgotten. `say` gets a line for people now and then, also from other threads. `start` raises `StackError`.
     """
 
     def __init__(
@@ -68,13 +74,16 @@ class LocalStack:
         self.addresses: dict[str, str] = {}
         self._prepare = prepare
         self._say = say
-        self._supervisor = Supervisor(lambda ended: say(str(ended)), self._restarted)
+        self._supervisor = Supervisor(self._ended, self._restarted)
+        self._ops: StackOps | None = None
         self._lock: IO[str] | None = None
 
     def start(self) -> Self:
         """Start everything and return when all of it is ready; leaves nothing behind where that fails."""
+        self._check_models()
         self._take_state()
         try:
+            self._start_ops()
             self._start_broker()
             self._create_topics()
             self._prepare(self.settings)
@@ -82,7 +91,7 @@ class LocalStack:
                 self._start_ingest()
             self._start_workers()
             self._announce()
-        except (ServiceError, BrokerError, BrokerUnavailableError) as error:
+        except (ServiceError, BrokerError, BrokerUnavailableError, OpsServerError) as error:
             self.stop()
             raise StackError(str(error)) from None
         except BaseException:
@@ -95,6 +104,8 @@ class LocalStack:
         if self._lock is not None:
             remove_stack(self.state)  # from now on nobody should be sent here
         self._supervisor.stop()
+        if self._ops is not None:
+            self._ops.stop()
         if self._lock is not None:
             remove_stack(self.state)  # a restart may just have written it again
             self._lock.close()
@@ -111,11 +122,18 @@ class LocalStack:
 
     # -- the parts, in the order of their start
 
+    def _start_ops(self) -> None:
+        own = ["broker"] if self.broker in (EMBEDDED, KAFKA) else []
+        names = [*own, *(["ingest"] if self.ingest else []), *self._worker_names()]
+        http = self.settings.http
+        self._ops = StackOps(http.host, http.stack_port, names)
+        self.addresses["up"] = self._ops.url
+
     def _start_broker(self) -> None:
         if self.broker == EMBEDDED:
-            self._run_broker(EmbeddedBroker(log=self._log("broker")))
+            self._run_broker(EmbeddedBroker(self._broker_port(), log=self._log("broker")))
         elif self.broker == KAFKA:
-            self._run_broker(ApacheKafka(self.state.absolute() / "kafka"))
+            self._run_broker(ApacheKafka(self.state.absolute() / "kafka", self._broker_port()))
         else:
             self._change("kafka", bootstrap_servers=self.broker)
         self.addresses["broker"] = self.settings.kafka.bootstrap_servers
@@ -135,7 +153,20 @@ class LocalStack:
         chosen["producer_properties"] = {**broker.producer_properties, **kafka.producer_properties}
         self._change("kafka", bootstrap_servers=broker.address, **chosen)
         # A broker that forgets is given its topics again each time it starts.
-        self._supervisor.start(_BrokerService(broker, self._create_topics))
+        self._run(_BrokerService(broker, self._fill_again))
+
+    def _broker_port(self) -> int | None:
+        """The port that clients look at first, where it is free; None: any free one."""
+        stack = self.settings.stack
+        if not stack.broker_port or "broker_port" in stack.model_fields_set or port_is_free(stack.broker_port):
+            return stack.broker_port or None
+        port = free_port()
+        self._say(f"port {stack.broker_port} is taken, so the broker listens on 127.0.0.1:{port}")
+        return port
+
+    def _fill_again(self) -> None:
+        self._create_topics()
+        self._prepare(self.settings)
 
     def _create_topics(self) -> None:
         kafka = self.settings.kafka
@@ -148,16 +179,33 @@ class LocalStack:
         if not http.warehouse_port or ("warehouse_port" not in http.model_fields_set and not self._free(http)):
             self._change("http", warehouse_port=free_port())
         self._say("starting ingest and the warehouse")
-        self._supervisor.start(self._command("ingest", self.settings.http.warehouse_port, "ingest"))
+        self._run(self._command("ingest", self.settings.http.warehouse_port, "ingest"))
 
     def _start_workers(self) -> None:
         if not self.workers:
             return
         self._say(f"starting {self.workers} scoring worker{'s' if self.workers > 1 else ''}")
-        names = [f"worker-{number + 1}" for number in range(self.workers)]
-        self._supervisor.start(*(self._command(name, free_port(), "worker", "--name", name) for name in names))
+        self._run(*(self._command(name, free_port(), "worker", "--name", name) for name in self._worker_names()))
 
     # -- what they have in common
+
+    def _run(self, *services: Service) -> None:
+        self._supervisor.start(*services)
+        for one in services:
+            if self._ops is not None:
+                self._ops.ready(one.name)
+
+    def _worker_names(self) -> list[str]:
+        return [f"worker-{number + 1}" for number in range(self.workers)]
+
+    def _check_models(self) -> None:
+        """A worker waits for a first model, and the stack for its workers: better say so than have both wait."""
+        store = ModelStore(self.settings.models.store)
+        if self.workers and not store.names():
+            raise StackError(
+                f"there is no model in models.store = {self.settings.models.store!r}: add one "
+                "(penstock models add), or start without workers (--workers 0)"
+            )
 
     def _command(self, name: str, port: int, *arguments: str) -> Program:
         """A Penstock command as a service that listens for its operators on `port`."""
@@ -202,9 +250,29 @@ class LocalStack:
         self._lock = lock
         remove_stack(self.state)
 
+    def _ended(self, ended: Ended) -> None:
+        self._say(str(ended))
+        if self._ops is not None:
+            self._ops.ended(ended.service, str(ended))
+
     def _restarted(self, service: Service) -> None:
-        self._say(f"{service.name} runs again")
+        if self._ops is not None:
+            self._ops.again(service.name)
+        if isinstance(service, _BrokerService) and service.forgets:
+            self._begin_anew(service)
+        else:
+            self._say(f"{service.name} runs again")
         self._announce()
+
+    def _begin_anew(self, broker: Service) -> None:
+        """Clients of a broker that forgot hold on to groups, offsets and producers that it knows nothing of."""
+        others = [one for one in self._supervisor.services if one is not broker]
+        anew = f"; {', '.join(one.name for one in others)} start anew" if others else ""
+        self._say(f"broker runs again and is empty: its topics were in memory, what was in them is lost{anew}")
+        for one in others:
+            if self._ops is not None:
+                self._ops.ended(one.name, "it starts anew, since the broker has lost everything")
+        self._supervisor.start_again(others, _FORGOTTEN_SECONDS)
 
     def _announce(self) -> None:
         stack = RunningStack(
@@ -228,7 +296,7 @@ class LocalStack:
 
 
 class _BrokerService:
-    """A local broker as a service: started when it answers and has its topics."""
+    """A local broker as a service: started when it answers and, where it forgets, has its topics again."""
 
     name = "broker"
 
@@ -245,10 +313,14 @@ class _BrokerService:
     def pid(self) -> int | None:
         return self._broker.pid
 
+    @property
+    def forgets(self) -> bool:
+        return self._broker.forgets
+
     def start(self) -> None:
         try:
             self._broker.start()
-            if self._started:
+            if self._started and self.forgets:
                 self._prepare()
         except (BrokerError, BrokerUnavailableError) as error:
             raise ServiceError(str(error)) from None
@@ -261,8 +333,11 @@ class _BrokerService:
         process = self._broker.process
         return process.wait() if process is not None else 0
 
-    def stop(self) -> None:
-        self._broker.stop()
+    def stop(self, seconds: float | None = None) -> None:
+        if seconds is None:
+            self._broker.stop()
+        else:
+            self._broker.stop(seconds)
 
 
 _: type[Service] = _BrokerService

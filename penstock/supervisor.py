@@ -76,8 +76,8 @@ class Service(Protocol):
     def wait(self) -> int:
         """Wait until the process has ended; its status, negative for a signal. At once where none was started."""
 
-    def stop(self) -> None:
-        """End the process within a bounded time, and do nothing where none runs."""
+    def stop(self, seconds: float | None = None) -> None:
+        """End the process within `seconds` (None: its own bound), and do nothing where none runs."""
 
 
 class Program:
@@ -128,14 +128,14 @@ class Program:
         """Wait until the process has ended; its status."""
         return self._process.wait() if self._process is not None else 0
 
-    def stop(self) -> None:
-        """SIGTERM, and SIGKILL after `stop_seconds`."""
+    def stop(self, seconds: float | None = None) -> None:
+        """SIGTERM, and SIGKILL after `seconds` (None: `stop_seconds`)."""
         process = self._process
         if process is None or process.poll() is not None:
             return
         process.terminate()
         try:
-            process.wait(self._stop_seconds)
+            process.wait(self._stop_seconds if seconds is None else seconds)
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait()
@@ -154,8 +154,22 @@ class Ended:
         return f"{self.service} {self.how}; it starts again in {self.pause:.1f} s; its log is {self.log}"
 
 
+class _Watched:
+    """A service, the thread that waits on it, and the sign that it should start again at once."""
+
+    def __init__(self, service: Service, watch: Callable[[_Watched, float], None], began: float) -> None:
+        self.service = service
+        self.again = threading.Event()
+        name = f"watch-{service.name}"
+        self.thread = threading.Thread(target=watch, args=(self, began), name=name, daemon=True)
+
+
 class Supervisor:
-    """Starts services and keeps them running until `stop`. The two callbacks are called from other threads."""
+    """Starts services and keeps them running until `stop`.
+
+    `on_end` and `on_restart` are called from other threads: when a service has ended that nobody stopped, and when it
+    is ready again.
+    """
 
     def __init__(
         self,
@@ -170,12 +184,12 @@ class Supervisor:
         self._back_off = back_off or BackOff()
         self._clock = clock
         self._stopping = threading.Event()
-        self._watched: list[tuple[Service, threading.Thread]] = []
+        self._watched: list[_Watched] = []
 
     @property
     def services(self) -> tuple[Service, ...]:
         """The services in the order of their start."""
-        return tuple(service for service, _ in self._watched)
+        return tuple(one.service for one in self._watched)
 
     def start(self, *services: Service, seconds: float = READY_SECONDS) -> None:
         """Start services side by side and return when all of them are ready.
@@ -185,26 +199,39 @@ class Supervisor:
         """
         give_up = self._clock() + seconds
         for service in services:
-            arguments = (service, self._clock())
-            watcher = threading.Thread(target=self._watch, args=arguments, name=f"watch-{service.name}", daemon=True)
             # Known before it runs: a Ctrl-C in between must not forget it.
-            self._watched.append((service, watcher))
+            self._watched.append(_Watched(service, self._watch, self._clock()))
             service.start()
         for service in services:
             self._await_ready(service, give_up, seconds)
-        for service, watcher in self._watched:
-            if service in services:
-                watcher.start()
+        for one in self._watched:
+            if one.service in services:
+                one.thread.start()
+
+    def start_again(self, services: Sequence[Service], seconds: float) -> None:
+        """End services that run, each within `seconds`, and start them again at once: it is no failure of theirs.
+
+        Returns at once. One that waits for its next start waits no longer; one that was never ready is left alone.
+        """
+        for one in self._watched:
+            if one.service in services and one.thread.is_alive():
+                runs = one.service.pid is not None
+                one.again.set()
+                if runs:
+                    name = f"stop-{one.service.name}"
+                    threading.Thread(target=one.service.stop, args=(seconds,), name=name, daemon=True).start()
 
     def stop(self) -> None:
         """Stop all services, the last started first, each within its own bound. Safe to call twice."""
         self._stopping.set()
+        for one in self._watched:
+            one.again.set()  # nobody waits for the end of a pause
         while self._watched:
-            service, watcher = self._watched[-1]
-            service.stop()
-            while watcher.is_alive():
-                watcher.join(1.0)
-                service.stop()  # it may have been on its way up again
+            last = self._watched[-1]
+            last.service.stop()
+            while last.thread.is_alive():
+                last.thread.join(1.0)
+                last.service.stop()  # it may have been on its way up again
             self._watched.pop()
 
     def _await_ready(self, service: Service, give_up: float, seconds: float) -> None:
@@ -218,17 +245,19 @@ class Supervisor:
                 raise ServiceError(f"{service.name} is not ready after {seconds:.0f} s; its log is {service.log}")
             self._stopping.wait(_ASK_AGAIN)
 
-    def _watch(self, service: Service, began: float) -> None:
+    def _watch(self, watched: _Watched, began: float) -> None:
+        service, again = watched.service, watched.again
         restarts = Restarts(self._back_off)
         how = ""
         while True:
             how = how or _how(service.wait())
+            if not again.is_set():
+                pause = restarts.pause(self._clock() - began)
+                self._on_end(Ended(service.name, how, service.log, pause))
+                again.wait(pause)
             if self._stopping.is_set():
                 return
-            pause = restarts.pause(self._clock() - began)
-            self._on_end(Ended(service.name, how, service.log, pause))
-            if self._stopping.wait(pause):
-                return
+            again.clear()
             began = self._clock()
             try:
                 service.start()
@@ -239,8 +268,15 @@ class Supervisor:
             if self._stopping.is_set():
                 service.stop()
                 return
-            if not how:
+            if not how and self._becomes_ready(service):
                 self._on_restart(service)
+
+    def _becomes_ready(self, service: Service) -> bool:
+        """Wait until it is ready; False where it ended first, or all is to stop."""
+        while not service.ready():
+            if service.pid is None or self._stopping.wait(_ASK_AGAIN):
+                return False
+        return True
 
 
 def _how(status: int) -> str:

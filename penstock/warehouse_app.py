@@ -5,6 +5,7 @@ chDB lives in one process, so everybody else asks that process.
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import socket
 import threading
@@ -12,73 +13,127 @@ from types import TracebackType
 from typing import Annotated, Any, Final, Literal, Self
 
 import uvicorn
-from fastapi import Body, FastAPI, Query, Response
+from fastapi import Body, FastAPI, Query, Request, Response
+from fastapi.concurrency import run_in_threadpool
+from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_latest
+from starlette.exceptions import HTTPException
 
-from analytics.readonly import QueryRefusedError, ReadOnlySql
+from analytics.readonly import Cancel, QueryRefusedError, ReadOnlySql
 from analytics.warehouse import WarehouseError, WarehouseUnavailableError
-from stream_workers.ops_health import Health, OpsServerError
+from stream_workers.ops_health import Health, OpsServerError, state_of
 
+log = logging.getLogger(__name__)
 _LONGEST: Final = 64 * 1024
+# A cancelled query is looked for again after this: the first look may have come before ClickHouse had it.
+_CANCEL_AGAIN: Final = 0.5
 Format = Literal["json", "csv"]
 
 
 def create_app(sql: ReadOnlySql, health: Health, registry: CollectorRegistry) -> FastAPI:
     """`/sql` (GET ?query=, or POST the statement as the body; ?format=json|csv), `/healthz`, `/readyz`, `/metrics`.
 
-    A refused or failing statement is 400 with {"error": one line}; ClickHouse out of reach is 503.
+    A refused or failing statement is 400 with {"error": one line}; ClickHouse out of reach or too busy is 503. Every
+    other error has the same form. A query whose asker goes away is broken off.
     """
     app = FastAPI(title="Penstock warehouse", docs_url=None, redoc_url=None, openapi_url=None)
 
-    def answer(statement: str, form: Format) -> Response:
+    def answer(statement: str, form: Format, cancel: Cancel) -> Response:
         if len(statement) > _LONGEST:
             return _error(400, f"the query has {len(statement)} characters, the limit is {_LONGEST}")
         try:
             if form == "csv":
-                return Response(sql.csv(statement), media_type="text/csv; charset=utf-8")
-            return JSONResponse(sql.json(statement))
+                return Response(sql.csv(statement, cancel), media_type="text/csv; charset=utf-8")
+            return JSONResponse(sql.json(statement, cancel))
         except WarehouseUnavailableError as error:
             return _error(503, str(error))
         except (QueryRefusedError, WarehouseError) as error:
             return _error(400, str(error))
 
+    async def answer_while_there(request: Request, statement: str, form: Format) -> Response:
+        """The answer; the query is broken off when who asked has gone away."""
+        cancel = Cancel()
+        asked = asyncio.ensure_future(run_in_threadpool(answer, statement, form, cancel))
+        gone = asyncio.ensure_future(_gone(request))
+        await asyncio.wait({asked, gone}, return_when=asyncio.FIRST_COMPLETED)
+        gone.cancel()
+        while not asked.done():
+            try:
+                # Not one of the threads that wait for answers: there may be none left.
+                await asyncio.to_thread(sql.cancel, cancel)
+            except WarehouseError as error:  # it ends by its own limit then
+                log.warning("a query that nobody waits for goes on: %s", error)
+                break
+            await asyncio.wait({asked}, timeout=_CANCEL_AGAIN)
+        return await asked
+
     @app.get("/sql")
-    def get_sql(query: str, form: Annotated[Format, Query(alias="format")] = "json") -> Response:
-        return answer(query, form)
+    async def get_sql(
+        request: Request, query: str, form: Annotated[Format, Query(alias="format")] = "json"
+    ) -> Response:
+        return await answer_while_there(request, query, form)
 
     @app.post("/sql")
-    def post_sql(
-        statement: Annotated[bytes, Body(media_type="text/plain")],
+    async def post_sql(
+        request: Request,
+        statement: Annotated[bytes, Body(media_type="text/plain")] = b"",
         form: Annotated[Format, Query(alias="format")] = "json",
     ) -> Response:
         try:
             text = statement.decode()
         except UnicodeDecodeError:
             return _error(400, "the query is not UTF-8")
-        return answer(text, form)
+        return await answer_while_there(request, text, form)
 
+    _one_line_errors(app)
+
+    # These wait for nothing and need no thread, which long queries might all hold.
     @app.get("/healthz")
-    def healthz() -> Response:
-        return _state(*health.alive())
+    async def healthz() -> Response:
+        return _state(*state_of(*health.alive()))
 
     @app.get("/readyz")
-    def readyz() -> Response:
-        return _state(*health.ready())
+    async def readyz() -> Response:
+        return _state(*state_of(*health.ready()))
 
     @app.get("/metrics")
-    def metrics() -> Response:
+    async def metrics() -> Response:
         return Response(generate_latest(registry), media_type=CONTENT_TYPE_LATEST)
 
     return app
+
+
+async def _gone(request: Request) -> None:
+    """Returns when the connection of whoever asked is closed."""
+    while (await request.receive())["type"] != "http.disconnect":
+        pass
 
 
 def _error(status: int, message: str) -> JSONResponse:
     return JSONResponse({"error": message}, status)
 
 
-def _state(ok: bool, reasons: Any) -> JSONResponse:
-    return JSONResponse({"ok": ok, "reasons": reasons}, 200 if ok else 503)
+def _state(status: int, body: dict[str, Any]) -> JSONResponse:
+    return JSONResponse(body, status)
+
+
+def _one_line_errors(app: FastAPI) -> None:
+    """Give what FastAPI refuses by itself, and what fails, the same form as all other errors."""
+
+    @app.exception_handler(RequestValidationError)
+    async def invalid(_request: Request, error: RequestValidationError) -> Response:
+        first = error.errors()[0]
+        return _error(400, f"{first['loc'][-1]}: {first['msg'].replace('Input should be', 'expected')}")
+
+    @app.exception_handler(HTTPException)
+    async def refused(request: Request, error: HTTPException) -> Response:
+        return _error(error.status_code, f"{request.method} {request.url.path}: {error.detail}")
+
+    @app.exception_handler(Exception)
+    async def failed(_request: Request, error: Exception) -> Response:
+        # The server logs it with its traceback.
+        return _error(500, f"the warehouse failed on this query, its log says where: {type(error).__name__}: {error}")
 
 
 class AppServer:

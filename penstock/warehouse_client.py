@@ -1,34 +1,50 @@
-"""Asks the warehouse from any process: the server that clickhouse.url names, or the local process that holds chDB."""
+"""Asks the warehouse from another process: the one that holds chDB, over HTTP, or the server that the settings name.
+
+What was not answered is an `AskError`: one line that says who did not answer, or what was refused.
+"""
 
 from __future__ import annotations
 
 import json
 import urllib.error
+import urllib.parse
 import urllib.request
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from penstock.settings import Settings
 
-Format = Literal["json", "csv"]
-
 
 class AskError(RuntimeError):
-    """A question without an answer, in one line."""
+    """A question that was not answered, in one line."""
 
 
-def ask(settings: Settings, statement: str, form: Format = "json", timeout: float = 90.0) -> Any:
-    """The answer to one statement that changes nothing: CSV text, or {"columns": [{"name", "type"}], "rows": [[…]]}.
+def ask(settings: Settings, statement: str, form: str = "json", timeout: float = 90.0) -> Any:
+    """The answer to a read-only statement: {"columns": …, "rows": …}, or CSV text.
 
     `timeout` in seconds bounds the wait for the local process. Raises `AskError`.
     """
     if settings.clickhouse.url:
         return _ask_server(settings, statement, form)
-    return _ask_process(settings, statement, form, timeout)
+    body = _post(settings, f"/sql?format={form}", statement.encode(), timeout)
+    return body if form == "csv" else json.loads(body)
 
 
-def _ask_server(settings: Settings, statement: str, form: Format) -> Any:
-    # Tenths of a second, which a question to the local process can do without.
+def dicts(settings: Settings, statement: str) -> list[dict[str, Any]]:
+    """The rows of an answer, each by column name. Raises `AskError`."""
+    answer = ask(settings, statement)
+    names = [one["name"] for one in answer["columns"]]
+    return [dict(zip(names, row, strict=True)) for row in answer["rows"]]
+
+
+def ask_for_looks(settings: Settings, experiment: str, *, force: bool) -> list[dict[str, Any]]:
+    """Have the process that holds the warehouse look at its experiments now; its outcomes. Raises `AskError`."""
+    query = urllib.parse.urlencode({"experiment": experiment, "force": str(force).lower()})
+    found: list[dict[str, Any]] = json.loads(_post(settings, f"/experiments/look?{query}", b"", 600))["outcomes"]
+    return found
+
+
+def _ask_server(settings: Settings, statement: str, form: str) -> Any:
     from analytics.readonly import ReadOnlySql
     from analytics.warehouse import Warehouse, WarehouseError
     from penstock.warehouse_config import warehouse_config
@@ -41,31 +57,29 @@ def _ask_server(settings: Settings, statement: str, form: Format) -> Any:
         raise AskError(str(error)) from None
 
 
-def _ask_process(settings: Settings, statement: str, form: Format, timeout: float) -> Any:
+def _post(settings: Settings, path: str, body: bytes, timeout: float) -> str:
     host, port = settings.http.host, settings.http.warehouse_port
+    # A process that listens on every address is asked on this machine's own.
+    host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)  # noqa: S104 - compared, not bound
     place = f"http://{f'[{host}]' if ':' in host else host}:{port}"
-    request = urllib.request.Request(  # noqa: S310 - always http, from our settings
-        f"{place}/sql?format={form}", statement.encode(), {"Content-Type": "text/plain"}
-    )
+    request = urllib.request.Request(f"{place}{path}", body, {"Content-Type": "text/plain"})  # noqa: S310 - ours
     # A proxy of the environment is not meant for the process next door.
     opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
     try:
         with opener.open(request, timeout=timeout) as response:
-            body = response.read().decode()
+            return str(response.read().decode())
     except urllib.error.HTTPError as error:
         with error:
             text = error.read().decode(errors="replace")
-        raise AskError(_reason(text) or f"{place} is not Penstock's warehouse: it answers {error.code}") from None
+        try:
+            said = json.loads(text)["error"]
+        except (ValueError, KeyError, TypeError):
+            said = (
+                f"{place} answers {error.code} {error.reason}, not in the way of Penstock's warehouse: "
+                "does http.warehouse_port belong to another program?"
+            )
+        raise AskError(said) from None
     except (urllib.error.URLError, OSError) as error:
         raise AskError(
             f"no warehouse answers at {place} ({getattr(error, 'reason', error)}): start it by `penstock up`"
         ) from None
-    return body if form == "csv" else json.loads(body)
-
-
-def _reason(text: str) -> str:
-    """What a refusal says; '' where it does not come from Penstock."""
-    try:
-        return str(json.loads(text)["error"])
-    except (ValueError, KeyError, TypeError):
-        return ""

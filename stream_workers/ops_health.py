@@ -85,6 +85,11 @@ class Health:
         return alive and all(ok for ok, _ in conditions.values()), reasons
 
 
+def state_of(ok: bool, reasons: Reasons) -> tuple[int, dict[str, Any]]:
+    """HTTP status and JSON body of `/healthz` and `/readyz`, the same of every process."""
+    return (HTTPStatus.OK if ok else HTTPStatus.SERVICE_UNAVAILABLE), {"ok": ok, "reasons": reasons}
+
+
 class OpsServerError(OSError):
     """The address cannot be listened on."""
 
@@ -170,23 +175,19 @@ def _handler(registry: CollectorRegistry, health: Health) -> type[BaseHTTPReques
                 encode, content_type = choose_encoder(self.headers.get("Accept", ""))
                 self._answer(HTTPStatus.OK, content_type, encode(registry))
             elif path == "/healthz":
-                self._state("alive", *health.alive())
+                self._json(*state_of(*health.alive()))
             elif path == "/readyz":
-                self._state("ready", *health.ready())
+                self._json(*state_of(*health.ready()))
             else:
                 self._json(HTTPStatus.NOT_FOUND, {"error": f"no {path} here", "paths": list(PATHS)})
 
         def do_HEAD(self) -> None:
             self.do_GET()
 
-        def _state(self, name: str, ok: bool, reasons: Reasons) -> None:
-            status = HTTPStatus.OK if ok else HTTPStatus.SERVICE_UNAVAILABLE
-            self._json(status, {name: ok, "reasons": reasons})
-
-        def _json(self, status: HTTPStatus, body: dict[str, Any]) -> None:
+        def _json(self, status: int, body: dict[str, Any]) -> None:
             self._answer(status, "application/json", json.dumps(body).encode() + b"\n")
 
-        def _answer(self, status: HTTPStatus, content_type: str, body: bytes) -> None:
+        def _answer(self, status: int, content_type: str, body: bytes) -> None:
             self.send_response(status)
             self.send_header("Content-Type", content_type)
             self.send_header("Content-Length", str(len(body)))

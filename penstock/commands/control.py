@@ -14,6 +14,7 @@ from penstock import console
 if TYPE_CHECKING:
     from producers.control import ControlTopic
 
+AsJson = Annotated[bool, typer.Option("--json", help="One JSON document.")]
 KINDS = ("experiment", "experiment-plan", "model", "schema")
 
 
@@ -26,7 +27,7 @@ def register(app: typer.Typer) -> None:
     app.add_typer(group, name="control")
 
 
-def entries(as_json: Annotated[bool, typer.Option("--json", help="One JSON document.")] = False) -> None:
+def entries(as_json: AsJson = False) -> None:
     """The entries that hold now."""
     from producers.errors import BrokerUnavailableError
 
@@ -48,6 +49,7 @@ def put(
     kind: Annotated[str, typer.Argument(help="experiment, experiment-plan, model or schema.")],
     name: Annotated[str, typer.Argument(help="The entry's name within its kind.")],
     body: Annotated[str, typer.Argument(help="JSON, or @FILE that holds it.")],
+    as_json: AsJson = False,
 ) -> None:
     """Write an entry: checked here, and obeyed by every worker within a second."""
     from analytics.definition_reader import plan_from_json
@@ -77,16 +79,15 @@ def put(
         elif kind == "model" and not isinstance(document.get("version") if isinstance(document, dict) else None, str):
             console.fail('BODY of a model: expected {"version": "…"}')
         topic.put(kind, name, text, author="penstock control")
-    except (DefinitionError, ExperimentError) as error:
-        console.fail(str(error))
-    except BrokerUnavailableError as error:
-        console.fail(str(error), code=1)
-    console.note(f"{kind}/{name} written")
+    except (ExperimentError, DefinitionError, BrokerUnavailableError) as error:
+        console.fail(str(error), code=1 if isinstance(error, BrokerUnavailableError) else 2)
+    _done(kind, name, "written", as_json)
 
 
 def remove(
     kind: Annotated[str, typer.Argument(help="experiment, experiment-plan or model.")],
     name: Annotated[str, typer.Argument(help="The entry's name within its kind.")],
+    as_json: AsJson = False,
 ) -> None:
     """Remove an entry."""
     from producers.errors import BrokerUnavailableError
@@ -100,7 +101,14 @@ def remove(
         topic.remove(kind, name)
     except BrokerUnavailableError as error:
         console.fail(str(error), code=1)
-    console.note(f"{kind}/{name} removed")
+    _done(kind, name, "removed", as_json)
+
+
+def _done(kind: str, name: str, what: str, as_json: bool) -> None:
+    if as_json:
+        console.print_json({"kind": kind, "name": name, "done": what})
+    else:
+        console.note(f"{kind}/{name} {what}")
 
 
 def _topic() -> ControlTopic:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Annotated
+
 import typer
 
 
@@ -10,7 +12,9 @@ def register(app: typer.Typer) -> None:
     app.command("ingest")(ingest)
 
 
-def ingest() -> None:
+def ingest(
+    as_json: Annotated[bool, typer.Option("--json", help="One line of JSON at the start: who and where.")] = False,
+) -> None:
     """Write predictions, summaries and outcomes from Kafka into ClickHouse, and answer read-only SQL over HTTP."""
     import logging
     import os
@@ -18,12 +22,10 @@ def ingest() -> None:
     import socket
     import threading
 
-    from confluent_kafka import KafkaException
-
     from analytics.migrate import migrate
     from analytics.readonly import ReadOnlySql
     from analytics.warehouse import Warehouse, WarehouseError, WarehouseUnavailableError
-    from penstock.console import fail, settings
+    from penstock.console import fail, print_json, settings
     from penstock.warehouse_app import AppServer, create_app
     from penstock.warehouse_config import warehouse_config
     from stream_workers.ingest import Ingest, KafkaConfigs
@@ -61,6 +63,10 @@ def ingest() -> None:
     try:
         with AppServer(create_app(readonly, health, registry), chosen.http.host, chosen.http.warehouse_port) as server:
             log.info("SQL, metrics and health at %s", server.url)
+            if as_json:
+                about = {"pid": os.getpid(), "url": server.url, "warehouse": config.place, "database": config.database}
+                brokers = {"broker": kafka.bootstrap_servers, "group": chosen.ingest.group}
+                print_json({**about, **brokers}, in_one_line=True)
             worker = Ingest(
                 KafkaConfigs(kafka.client(), kafka.consumer(chosen.ingest.group), kafka.producer()),
                 chosen.codec(),
@@ -74,8 +80,7 @@ def ingest() -> None:
             worker.run(stop)
     except OpsServerError as error:
         fail(str(error))
-    except KafkaException as error:
-        fail(f"Kafka: {error.args[0].str()}", code=1)
     finally:
+        readonly.close()
         warehouse.close()
     log.info("stopped")

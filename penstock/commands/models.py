@@ -49,10 +49,12 @@ def versions(as_json: AsJson = False) -> None:
 def show(
     name: Annotated[str, typer.Argument(help="Model.")],
     version: Annotated[str | None, typer.Argument(help="Version; the newest where it is left out.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON document, as without it.")] = False,
 ) -> None:
     """The manifest of a version, as JSON."""
     from models.errors import ModelError
 
+    del as_json
     store = _store()
     try:
         manifest = store.manifest(name, version or store.default_version(name))
@@ -66,6 +68,7 @@ def add(
     name: Annotated[str, typer.Argument(help="Model.")],
     version: Annotated[str, typer.Argument(help="Version.")],
     file: Annotated[Path, typer.Argument(help="The ONNX file.")],
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON document: the manifest.")] = False,
 ) -> None:
     """Add an ONNX file, with the signature it declares itself. Workers see it within seconds."""
     from models.errors import ModelError
@@ -74,6 +77,9 @@ def add(
         manifest = _store().add_onnx(name, version, file)
     except (ModelError, OSError) as error:
         console.fail(str(error))
+    if as_json:
+        console.print_json(manifest.to_json())
+        return
     for one in manifest.signature.inputs:
         console.note(f"input  {one.name} {one.datatype} {list(one.shape)}")
     for one in manifest.signature.outputs:
@@ -83,25 +89,33 @@ def add(
 def verify(
     name: Annotated[str, typer.Argument(help="Model.")],
     version: Annotated[str | None, typer.Argument(help="Version; all where it is left out.")] = None,
+    as_json: AsJson = False,
 ) -> None:
     """Compare every file of a version with its checksum, load it and warm it up."""
     from models.errors import ModelError
     from models.loading import LoadedModel
 
     store = _store()
-    wanted = [version] if version else store.versions(name)
-    if not wanted:
-        console.fail(f"there is no model {name!r}; models: {', '.join(store.names()) or 'none'}")
-    failed = []
+    try:
+        wanted = [version] if version else store.versions(name)
+    except ModelError as error:
+        console.fail(str(error))
+    found: list[dict[str, Any]] = []
     for one in wanted:
+        about: dict[str, Any] = {"model": name, "version": one, "problem": "", "warm_up": []}
         try:
             loaded = LoadedModel.load(store, name, one, "cpu")
+            about["warm_up"] = [{"rows": rows, "ms": round(seconds * 1000, 3)} for rows, seconds in loaded.warm_up]
         except ModelError as error:
-            failed.append(f"{name} {one}: {error}")
-            continue
-        timings = ", ".join(f"{rows} rows in {seconds * 1000:.2f} ms" for rows, seconds in loaded.warm_up)
-        console.note(f"{name} {one}: as its manifest says; {timings}")
-    if failed:
+            about["problem"] = str(error)
+        found.append(about)
+    if as_json:
+        console.print_json(found)
+    for about in found:
+        if not about["problem"] and not as_json:
+            timings = ", ".join(f"{run['rows']} rows in {run['ms']:.2f} ms" for run in about["warm_up"])
+            console.note(f"{name} {about['version']}: as its manifest says; {timings}")
+    if failed := [f"{name} {about['version']}: {about['problem']}" for about in found if about["problem"]]:
         console.fail("; ".join(failed), code=1)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import threading
 from types import FrameType
@@ -25,23 +26,31 @@ def up(
     ingest: Annotated[bool, typer.Option(help="Run ingest and the warehouse.")] = True,
     as_json: Annotated[bool, typer.Option("--json", help="Print the addresses as JSON once all is ready.")] = False,
 ) -> None:
-    """Run broker, ingest, warehouse and scoring workers on this machine. Ctrl-C stops them all."""
-    from penstock.stack import LocalStack, StackError
+    """Run broker, ingest, warehouse and scoring workers on this machine. Ctrl-C stops them all.
 
-    settings = console.settings(stack=False)
-    _check(broker or settings.stack.broker)
+    Exit status: 0 stopped when it was told to, 130 when that came before everything was ready.
+    """
+    ready = False
     # What ends this process in the ordinary way also ends it in an orderly way.
     signal.signal(signal.SIGTERM, _interrupt)
     if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:  # which is how nohup asks to be left alone
         signal.signal(signal.SIGHUP, _interrupt)
-    stack = LocalStack(settings, broker=broker, workers=workers, ingest=ingest, say=console.note)
     try:
-        with stack:
-            _show(stack, as_json)
-            threading.Event().wait()
-    except StackError as error:
-        console.fail(str(error), code=1)
+        from penstock.stack import LocalStack, StackError
+
+        settings = console.settings(stack=False)
+        _check(broker or settings.stack.broker)
+        stack = LocalStack(settings, broker=broker, workers=workers, ingest=ingest, say=console.note)
+        try:
+            with stack:
+                ready = True
+                _show(stack, as_json)
+                threading.Event().wait()
+        except StackError as error:
+            console.fail(str(error), code=1)
     except KeyboardInterrupt:
+        if not ready:
+            console.fail("stopped before everything was ready", code=130)
         console.note("stopped")
 
 
@@ -59,12 +68,15 @@ def _show(stack: object, as_json: bool) -> None:
     from penstock.stack import LocalStack
 
     assert isinstance(stack, LocalStack)  # noqa: S101 - imported late, so that --help is quick
-    pids = stack.processes
+    pids = {"up": os.getpid(), **stack.processes}
     if as_json:
         where = {"addresses": stack.addresses, "processes": pids, "state": str(stack.state)}
         console.print_json({"broker": stack.broker, **where})
     else:
-        rows = [(name, address, pids.get(name), stack.log(name)) for name, address in stack.addresses.items()]
+        rows = [
+            (name, address, pids.get(name), stack.log(name) if name != "up" else "")
+            for name, address in stack.addresses.items()
+        ]
         console.print_table(("what", "listens on", "pid", "log"), rows)
         if stack.ingest:
             console.note('ask the warehouse: penstock sql "show tables"')

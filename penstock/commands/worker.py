@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import logging
 import os
 import signal
 import socket
@@ -16,8 +17,12 @@ from penstock import console
 from penstock.settings import Settings
 
 if TYPE_CHECKING:
+    from models.registry import ModelStore
+    from stream_workers.ops import Health
     from stream_workers.scoring_config import ScoringConfig
 
+# Between two looks into a store without a model. A folder, perhaps on a network, calls nobody.
+LOOK_SECONDS: Final = 1.0
 SWITCH_SECONDS: Final = 0.0005
 
 
@@ -30,10 +35,9 @@ def worker(
     name: Annotated[str | None, typer.Option(help="Name in logs, metrics and the log of predictions.")] = None,
     delivery: Annotated[str, typer.Option(help="exactly-once or at-least-once.")] = "exactly-once",
     port: Annotated[int | None, typer.Option(help="Port of /metrics, /healthz and /readyz; 0: any free one.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="One line of JSON at the start: who and where.")] = False,
 ) -> None:
     """Score requests and bulk batches until stopped."""
-    from confluent_kafka import KafkaException
-
     from models.errors import ModelError
     from models.registry import ModelStore
     from schemas.framing import RegistryUnavailableError
@@ -45,16 +49,25 @@ def worker(
     settings = console.settings()
     if delivery not in ("exactly-once", "at-least-once"):
         console.fail(f"--delivery: expected exactly-once or at-least-once, got {delivery!r}")
+    store = ModelStore(settings.models.store)
+    if not store.root.is_dir():
+        console.fail(f"models.store = {settings.models.store!r}: there is no such folder")
     own_name = name or settings.worker.name or f"{socket.gethostname()}-{os.getpid()}"
     configure_logging(settings.log.format == "json", settings.log.level, own_name)
     registry, health, stop = new_registry(), Health(expected=("control", "models")), threading.Event()
     for one in (signal.SIGTERM, signal.SIGINT):
         signal.signal(one, lambda *_: stop.set())
+    address = (settings.http.host, settings.http.worker_port if port is None else port)
     try:
-        with OpsServer(settings.http.host, settings.http.worker_port if port is None else port, registry, health):
+        with OpsServer(*address, registry, health) as server:
+            if as_json:
+                about = {"worker": own_name, "pid": os.getpid(), "url": server.url, "store": str(store.root)}
+                kafka = {"broker": settings.kafka.bootstrap_servers, "group": settings.worker.group}
+                console.print_json({**about, **kafka}, in_one_line=True)
+            if not _await_models(store, health, stop):
+                return
             metrics = WorkerMetrics(registry, own_name)
             config = scoring_config(settings, own_name, delivery)
-            store = ModelStore(settings.models.store)
             # The hot path makes many short-lived dicts and no cycles, and each full collection walks all the libraries.
             gc.freeze()
             gc.set_threshold(100_000, 20, 100)
@@ -65,8 +78,24 @@ def worker(
         ControlError, ModelError, OpsServerError, PipelineError, RegistryUnavailableError, WorkerStartError
     ) as error:  # fmt: skip
         console.fail(str(error), code=1)
-    except KafkaException as error:
-        console.fail(f"Kafka: {error.args[0].str()}", code=1)
+
+
+def _await_models(store: ModelStore, health: Health, stop: threading.Event) -> bool:
+    """Wait until the store holds a model; False where `stop` came first.
+
+    A worker with nothing to serve stays out of the group: there it would take its share of the requests, and answer
+    each UNKNOWN_MODEL beside workers that could have scored it.
+    """
+    said = False
+    while not store.names():
+        why = f"there is no model in {store.root} yet: the worker joins once there is (penstock models add)"
+        health.set("models", False, why)
+        if not said:
+            logging.getLogger(__name__).error(why)
+            said = True
+        if stop.wait(LOOK_SECONDS):
+            return False
+    return True
 
 
 def scoring_config(settings: Settings, name: str, delivery: str = "exactly-once") -> ScoringConfig:

@@ -56,7 +56,7 @@ class Demo:
 
 
 def settings_in(state: Path) -> Settings:
-    return Settings(stack=StackSettings(state=str(state)), http=HttpSettings(warehouse_port=0))
+    return Settings(stack=StackSettings(state=str(state), broker_port=0), http=HttpSettings(warehouse_port=0))
 
 
 def run_on(stack: LocalStack) -> Any:

@@ -14,13 +14,17 @@ from pathlib import Path
 import pytest
 from confluent_kafka.admin import AdminClient
 
+from penstock.brokers import free_port
 from penstock.running import read_stack, started_at
-from penstock.settings import Settings, StackSettings, load
+from penstock.settings import KafkaSettings, ModelSettings, Settings, StackSettings, load
 from penstock.stack import LocalStack, StackError
 from producers.publisher import create_topics
 from schemas.topics import Topics, TopicSpec, topic_specs
 
 pytestmark = pytest.mark.kafka
+UP = [sys.executable, "-m", "penstock", "up", "--workers", "0", "--no-ingest", "--json"]
+# Other tests, and other people on this machine, have brokers as well.
+ANY_PORT = {**os.environ, "PENSTOCK_STACK__BROKER_PORT": "0"}
 
 
 def until(condition: Callable[[], bool], seconds: float = 60) -> bool:
@@ -33,7 +37,7 @@ def until(condition: Callable[[], bool], seconds: float = 60) -> bool:
 
 
 def settings_in(state: Path) -> Settings:
-    return Settings(stack=StackSettings(state=str(state)))
+    return Settings(stack=StackSettings(state=str(state), broker_port=0))
 
 
 def topics_at(address: str) -> set[str]:
@@ -49,8 +53,9 @@ def bare_stack(tmp_path: Path) -> Iterator[LocalStack]:
 @pytest.fixture
 def up(tmp_path: Path) -> Iterator[subprocess.Popen[str]]:
     """`penstock up` with the broker alone, in a folder of its own."""
-    command = [sys.executable, "-m", "penstock", "up", "--workers", "0", "--no-ingest", "--json"]
-    with subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+    with subprocess.Popen(
+        UP, cwd=tmp_path, env=ANY_PORT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as process:
         yield process
         if process.poll() is None:
             process.kill()
@@ -141,6 +146,47 @@ def test_up_stops_its_children_and_ends_well_when_it_is_told_to(
     assert up.wait(60) == 0
     assert started_at(int(broker)) is None
     assert not (tmp_path / ".penstock" / "stack.json").exists()
+
+
+def test_up_that_is_stopped_before_it_is_ready_says_so_and_leaves_nothing(tmp_path: Path) -> None:
+    with subprocess.Popen(UP, cwd=tmp_path, env=ANY_PORT, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stderr is not None
+        assert process.stderr.readline() == "starting the embedded broker\n"
+        process.send_signal(signal.SIGINT)
+        assert process.wait(60) == 130
+        assert process.stderr.read() == "penstock: stopped before everything was ready\n"
+    assert not (tmp_path / ".penstock" / "stack.json").exists()
+
+
+def test_the_port_that_clients_look_at_first_is_taken_where_it_is_free(tmp_path: Path) -> None:
+    assert StackSettings().broker_port == int(KafkaSettings().bootstrap_servers.rpartition(":")[2])
+    port, said = free_port(), list[str]()
+
+    def stack(name: str) -> LocalStack:
+        # As if `port` were the default, which others on this machine may have.
+        values = {**StackSettings(state=str(tmp_path / name)).model_dump(), "broker_port": port}
+        settings = Settings(stack=StackSettings.model_construct({"state"}, **values))
+        return LocalStack(settings, workers=0, ingest=False, say=said.append)
+
+    with stack("one") as first, stack("other") as second:
+        assert first.addresses["broker"] == f"127.0.0.1:{port}"
+        other = second.addresses["broker"]
+        assert other != f"127.0.0.1:{port}"
+        assert f"port {port} is taken, so the broker listens on {other}" in said
+
+
+def test_a_port_somebody_named_is_not_exchanged_for_another(bare_stack: LocalStack, tmp_path: Path) -> None:
+    taken = int(bare_stack.addresses["broker"].rpartition(":")[2])
+    settings = Settings(stack=StackSettings(state=str(tmp_path / "other"), broker_port=taken))
+    with pytest.raises(StackError, match=f"port {taken} of 127.0.0.1 is taken"):
+        LocalStack(settings, workers=0, ingest=False).start()
+
+
+def test_a_stack_without_a_model_for_its_workers_is_refused_before_anything_starts(tmp_path: Path) -> None:
+    settings = settings_in(tmp_path / "state").model_copy(update={"models": ModelSettings(store=str(tmp_path))})
+    with pytest.raises(StackError, match=r"there is no model in models\.store = "):
+        LocalStack(settings, ingest=False).start()
+    assert not (tmp_path / "state").exists()
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells a child of its parent's death")

@@ -6,12 +6,13 @@ import json
 import shutil
 import subprocess
 import time
-from collections import Counter
+import uuid
+from collections import Counter, defaultdict
 from pathlib import Path
 
 import numpy as np
 import pytest
-from onnx_models import linear
+from confluent_kafka import Consumer
 from worker_process import Scene, command, worker_environment
 
 from models.registry import ModelStore
@@ -20,6 +21,7 @@ from models.signature import Signature, TensorSpec
 from penstock.brokers import EmbeddedBroker, LocalBroker, free_port
 from producers.publisher import create_topics
 from schemas.codes import Code
+from schemas.tensors import to_tensor
 from schemas.topics import Topics
 
 pytestmark = pytest.mark.kafka
@@ -56,6 +58,29 @@ def test_metrics_health_and_readiness_tell_what_the_worker_does(scene: Scene) ->
         assert worker.metric(f"penstock_{name}_count", model="sum") >= 1, name
     assert worker.metric("penstock_publish_seconds_count") >= 1
     assert "penstock_lag" in worker.get("/metrics")[1]
+
+
+def test_what_a_worker_writes_has_the_keys_that_the_reference_names(scene: Scene) -> None:
+    scene.ask(scene.request("sum", ONES, version="1"))
+    batch = scene.batch("sum", 1, version="1", inputs=(to_tensor("x", ONES["x"]),))
+    scene.send(batch)
+    scene.batch_answer(batch)
+    topics = scene.topics
+    wanted = {topics.predictions: b"w1", topics.summaries: b"sum", topics.bulk_results: batch.job.encode()}
+    found: dict[str, set[bytes | None]] = defaultdict(set)
+    reader = Consumer(
+        {"bootstrap.servers": scene.broker.address, "group.id": uuid.uuid4().hex, "auto.offset.reset": "earliest"}
+    )
+    try:
+        reader.subscribe(list(wanted))
+        end = time.monotonic() + 30
+        while not all(key in found[topic] for topic, key in wanted.items()):
+            assert time.monotonic() < end, found
+            for message in reader.consume(100, 0.5):
+                found[str(message.topic())].add(message.key())
+    finally:
+        reader.close()
+    assert found[topics.predictions] == {b"w1"}
 
 
 def test_two_workers_share_and_one_that_leaves_takes_nothing_along(empty_scene: Scene) -> None:
@@ -113,15 +138,29 @@ def test_cuda_that_cannot_be_had_ends_the_worker_with_one_line(
     assert line.startswith("penstock: device cuda was asked for, and cannot be had")
 
 
-def test_a_worker_over_an_empty_store_says_so_and_serves_what_is_added(empty_scene: Scene, tmp_path: Path) -> None:
+def test_a_worker_over_an_empty_store_stays_out_of_the_group_until_there_is_a_model(
+    empty_scene: Scene, tmp_path: Path
+) -> None:
     scene = empty_scene
-    scene.store = tmp_path / "store"
-    worker = scene.start_worker().await_ready()
-    assert f"there is no model in {scene.store}" in worker.get("/readyz")[1]
-    assert scene.ask(scene.request("new", ONES))[0].reply.code is Code.UNKNOWN_MODEL
-    ModelStore(scene.store).add_onnx("new", "1", linear(tmp_path / "new.onnx"))
-    scene.wait("the new model", lambda: scene.ask(scene.request("new", ONES))[0].reply.code is Code.OK)
-    assert "there is no model" not in worker.get("/readyz")[1]
+    full, empty = scene.store, tmp_path / "store"
+    empty.mkdir()
+    scene.start_worker("full").await_ready()
+    scene.store = empty
+    beside = scene.start_worker("empty")
+    scene.wait("the reason", lambda: f"there is no model in {empty} yet" in beside.get("/readyz")[1], 60)
+    assert (beside.get("/readyz")[0], beside.get("/healthz")[0]) == (503, 200)
+    # On every partition: it took none of them.
+    requests = [scene.request("sum", ONES, version="1", user_id=f"user-{number}") for number in range(40)]
+    scene.spread(requests)
+    assert {one.reply.code for one in scene.answers_to(requests)} == {Code.OK}
+    ModelStore(empty).add_onnx("sum", "1", full / "sum" / "1" / "sum1.onnx")
+    beside.await_ready()
+    assert "there is no model" not in beside.get("/readyz")[1]
+
+
+def test_a_store_that_does_not_exist_is_one_line_that_names_the_key(model_store: Path) -> None:
+    status, line = run_to_its_end("127.0.0.1:1", Topics(), model_store / "none")
+    assert (status, line) == (2, f"penstock: models.store = '{model_store / 'none'}': there is no such folder")
 
 
 def test_a_worker_none_of_whose_models_can_serve_is_not_ready_and_says_why(

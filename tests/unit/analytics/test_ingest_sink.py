@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import pytest
 from prediction_batches import DAY, NOON, batch
 
-from analytics.warehouse import Warehouse, WarehouseUnavailableError
+from analytics.warehouse import Warehouse, WarehouseError, WarehouseUnavailableError
 from schemas.records import Outcome
 from stream_workers.ingest_blocks import Block
 from stream_workers.ingest_rows import LogRecord, build
@@ -54,6 +54,17 @@ def test_a_token_without_its_rows_does_not_lose_them(warehouse: Warehouse) -> No
     assert counts(warehouse) == (6, 6, 6)
     sink.write(one, suspect=True)
     assert counts(warehouse) == (12, 12, 12)
+
+
+def test_a_look_at_what_landed_gets_nothing_of_a_query_that_failed_before_it(warehouse: Warehouse) -> None:
+    sink = WarehouseSink(warehouse)
+    sink.write(block(), suspect=False)
+    for _ in range(3):
+        # Offsets, in the very form of the look's answer, of which one block is written before it fails.
+        with pytest.raises(WarehouseError, match="FUNCTION_THROW_IF"):
+            warehouse.query("SELECT toInt64(number + throwIf(number = 300000)) AS log_offset FROM numbers(1000000)")
+        assert sink.landed("predictions", "predictions@id", 0, 0) == [0, 1, 2, 3, 4, 5]
+        assert sink.landed("predictions", "predictions@id", 0, 6) == []
 
 
 def test_what_has_landed_is_known_by_offset_log_and_partition(warehouse: Warehouse) -> None:

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
-from analytics.readonly import QueryLimits, QueryRefusedError, ReadOnlySql, check_read_only
-from analytics.warehouse import Warehouse, WarehouseError
+from analytics.readonly import Cancel, QueryLimits, QueryRefusedError, ReadOnlySql, check_read_only
+from analytics.warehouse import Warehouse, WarehouseError, WarehouseUnavailableError
+
+ENDLESS = "SELECT count() FROM numbers(300000000000) WHERE rand() % 7 = number % 7"
+RUNNING = "SELECT count() FROM system.processes WHERE startsWith(query, 'SELECT count() FROM numbers(300000000000)')"
 
 
 @pytest.mark.parametrize(
@@ -85,6 +89,52 @@ def test_a_question_that_costs_too_much_is_broken_off(warehouse: Warehouse) -> N
             limited.json("SELECT sum(sleepEachRow(0.3)) FROM numbers(9)")
         with pytest.raises(WarehouseError, match="TOO_MANY_ROWS"):
             limited.json("SELECT number FROM numbers(200000)")
+
+
+def test_a_question_after_one_that_took_too_long_gets_its_own_answer(warehouse: Warehouse) -> None:
+    with warehouse.another() as session:
+        sql = ReadOnlySql(session, QueryLimits(seconds=0.3, at_once=1))
+        for _ in range(2):
+            with pytest.raises(WarehouseError, match="TIMEOUT_EXCEEDED"):
+                sql.csv(ENDLESS)
+            assert sql.csv("SELECT 1 AS one") == b'"one"\n1\n'
+            assert sql.json("SELECT 1 AS one")["rows"] == [[1]]
+
+
+def test_questions_run_side_by_side_up_to_a_bound_and_can_be_broken_off(warehouse: Warehouse) -> None:
+    with warehouse.another() as session, ThreadPoolExecutor(2) as pool:
+        sql = ReadOnlySql(session, QueryLimits(seconds=60, at_once=3, patience=0.2))
+        cancels = [Cancel(), Cancel()]
+        asked = [pool.submit(sql.csv, ENDLESS, one) for one in cancels]
+        while sql.json(RUNNING)["rows"] != [[2]]:
+            assert not any(one.done() for one in asked)
+        with ThreadPoolExecutor(1) as third:
+            last = Cancel()
+            blocked = third.submit(sql.csv, ENDLESS, last)
+            while warehouse.query(RUNNING).scalar() != 3:
+                assert not blocked.done()
+            with pytest.raises(WarehouseUnavailableError, match=r"3 questions are being answered .* within 0\.2 s"):
+                sql.csv("SELECT 1")
+            for question, cancel in zip([*asked, blocked], [*cancels, last], strict=True):
+                sql.cancel(cancel)
+                with pytest.raises(WarehouseError, match="QUERY_WAS_CANCELLED"):
+                    question.result(30)
+        with pytest.raises(WarehouseError, match="broken off"):
+            sql.csv("SELECT 1", last)
+        assert [sql.csv("SELECT 1 AS one") for _ in range(4)] == [b'"one"\n1\n'] * 4
+        sql.close()
+
+
+def test_that_a_question_can_be_broken_off_does_not_show_in_its_errors(warehouse: Warehouse) -> None:
+    with warehouse.another() as session:
+        sql = ReadOnlySql(session)
+        said = []
+        for cancel in (None, Cancel()):
+            with pytest.raises(WarehouseError, match="Syntax error: failed at position 10") as caught:
+                sql.csv("SELECT 1 2 AS", cancel)
+            said.append(str(caught.value)[:200])
+        assert said[0] == said[1]
+        assert sql.csv("SELECT 1 AS one -- a remark", Cancel()) == b'"one"\n1\n'
 
 
 def test_results_are_plain_json_and_csv(warehouse: Warehouse) -> None:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import socket
 import subprocess
 import sys
+import threading
+from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -112,3 +114,92 @@ def test_a_large_insert_is_one_part() -> None:
             "SELECT count(), sum(rows) FROM system.parts WHERE database = currentDatabase() AND table = 't' AND active"
         )
     assert parts.rows == ((1, 120_000),)
+
+
+# Each writes something before it fails; what is checked before anything runs is left out: it leaves nothing.
+ENDLESS = "SELECT count() FROM numbers(300000000000) WHERE rand() % 7 = number % 7"
+FAILING = {
+    "timeout": (ENDLESS, {"max_execution_time": "0.3"}),
+    "thrown": ("SELECT throwIf(number = 300000) AS boom FROM numbers(1000000)", {}),
+    "too many rows": ("SELECT number FROM numbers(200000)", {"max_result_rows": "1000"}),
+    "syntax": ("SELEC 1", {}),
+}
+ASKING: dict[str, Callable[[Warehouse, str], object]] = {
+    "raw": lambda session, sql: session.raw(sql, "CSVWithNames"),
+    "query": lambda session, sql: session.query(sql).rows,
+    "arrow": lambda session, sql: session.arrow(sql).to_pydict(),
+}
+ANSWERS = {"raw": b'"one"\n1\n', "query": ((1,),), "arrow": {"one": [1]}}
+
+
+@pytest.mark.parametrize("failing", FAILING)
+@pytest.mark.parametrize("first", [*ASKING, "command"])
+def test_what_a_failed_query_had_written_is_in_no_later_answer(first: str, failing: str) -> None:
+    sql, settings = FAILING[failing]
+    with fresh_warehouse() as warehouse:
+        for then, answer in ANSWERS.items():
+            with warehouse.another() as session:
+                session.restrict(settings)
+                with pytest.raises(WarehouseError):
+                    ASKING.get(first, Warehouse.command)(session, sql)
+                assert ASKING[then](session, "SELECT 1 AS one") == answer
+
+
+def test_threads_that_share_a_session_get_nothing_of_each_others_failures() -> None:
+    wrong: list[object] = []
+    rounds = 100
+
+    def fail(session: Warehouse) -> None:
+        for _ in range(rounds):
+            with pytest.raises(WarehouseError, match="FUNCTION_THROW_IF"):
+                session.raw("SELECT throwIf(number = 90000) AS boom FROM numbers(100000)", "CSVWithNames")
+
+    def ask(session: Warehouse) -> None:
+        for number in range(rounds):
+            answer = session.query("SELECT {n:UInt32} AS n", {"n": number}).rows
+            if answer != ((number,),):
+                wrong.append(answer)
+
+    with fresh_warehouse() as warehouse:
+        threads = [threading.Thread(target=one, args=(warehouse,)) for one in (fail, ask, ask)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    assert wrong == []
+
+
+def test_a_session_stays_restricted_after_a_failure_and_closed_after_its_end() -> None:
+    with fresh_warehouse() as warehouse:
+        session = warehouse.another()
+        session.restrict({"readonly": "1", "max_result_rows": "5"}, last=("readonly",))
+        for sql in ("SELECT throwIf(1)", "CREATE TABLE t (a UInt8) ENGINE = Memory", "SELECT number FROM numbers(6)"):
+            with pytest.raises(WarehouseError):
+                session.raw(sql, "CSV")
+        with pytest.raises(WarehouseError, match="READONLY"):
+            session.command("CREATE TABLE t (a UInt8) ENGINE = Memory")
+        session.close()
+        for _ in range(2):
+            with pytest.raises(WarehouseError, match="this session is closed"):
+                session.query("SELECT 1")
+
+
+def test_sessions_answer_side_by_side() -> None:
+    with fresh_warehouse() as warehouse, warehouse.another() as other:
+        ended: list[str] = []
+
+        def long() -> None:
+            with pytest.raises(WarehouseError) as caught:
+                other.query(ENDLESS)
+            ended.append(str(caught.value))
+
+        thread = threading.Thread(target=long)
+        thread.start()
+        running = "SELECT count() FROM system.processes WHERE query LIKE 'SELECT count() FROM numbers(3%'"
+        while warehouse.query(running).scalar() == 0:
+            assert thread.is_alive()
+        assert warehouse.query("SELECT 1").scalar() == 1
+        assert (warehouse.query(running).scalar(), ended) == (1, [])
+        warehouse.command("KILL QUERY WHERE query LIKE 'SELECT count() FROM numbers(3%' SYNC")
+        thread.join()
+        assert "QUERY_WAS_CANCELLED" in ended[0]

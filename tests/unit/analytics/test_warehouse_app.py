@@ -4,18 +4,23 @@ from __future__ import annotations
 
 import json
 import socket
+import threading
 from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, HTTPServer
 
 import httpx
 import pytest
 from prometheus_client import CollectorRegistry, Counter
 from typer.testing import CliRunner
 
-from analytics.readonly import ReadOnlySql
+from analytics.readonly import QueryLimits, ReadOnlySql
 from analytics.warehouse import Warehouse
 from penstock.commands import sql as sql_command
 from penstock.warehouse_app import AppServer, create_app
 from stream_workers.ops_health import Health, OpsServerError
+
+ENDLESS = "SELECT count() FROM numbers(300000000000) WHERE rand() % 7 = number % 7"
+RUNNING = "SELECT count() FROM system.processes WHERE startsWith(query, 'SELECT count() FROM numbers(300000000000)')"
 
 
 @pytest.fixture
@@ -28,8 +33,10 @@ def server(warehouse: Warehouse, health: Health) -> Iterator[AppServer]:
     registry = CollectorRegistry()
     Counter("seen", "Things seen", registry=registry).inc(3)
     session = warehouse.another()
-    with session, AppServer(create_app(ReadOnlySql(session), health, registry), "127.0.0.1", 0) as one:
+    sql = ReadOnlySql(session, QueryLimits(at_once=2, patience=0.5))
+    with session, AppServer(create_app(sql, health, registry), "127.0.0.1", 0) as one:
         yield one
+    sql.close()
 
 
 @pytest.fixture
@@ -64,6 +71,7 @@ def test_a_question_is_answered_as_json_and_csv_by_get_and_post(server: AppServe
         ("SELECT nothing", "UNKNOWN_IDENTIFIER"),
         ("SELECT 1 -- " + "x" * 70_000, "the limit is 65536"),
         (b"SELECT '\xff'", "not UTF-8"),
+        ("", "the query is empty"),
     ],
 )
 def test_what_cannot_be_answered_is_a_400_with_one_line(server: AppServer, sql: str | bytes, said: str) -> None:
@@ -71,6 +79,53 @@ def test_what_cannot_be_answered_is_a_400_with_one_line(server: AppServer, sql: 
     assert answer.status_code == 400
     assert said in answer.json()["error"]
     assert "\n" not in answer.json()["error"]
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "status", "said"),
+    [
+        ("GET", "/sql?query=SELECT+1&format=xml", 400, "format: expected 'json' or 'csv'"),
+        ("GET", "/sql", 400, "query: Field required"),
+        ("PUT", "/sql", 405, "PUT /sql: Method Not Allowed"),
+        ("GET", "/", 404, "GET /: Not Found"),
+    ],
+)
+def test_every_other_error_has_the_same_form(server: AppServer, method: str, path: str, status: int, said: str) -> None:
+    answer = httpx.request(method, f"{server.url}{path}")
+    assert (answer.status_code, answer.json()) == (status, {"error": said})
+
+
+def test_a_query_that_took_too_long_leaves_nothing_in_the_next_answer(warehouse: Warehouse, health: Health) -> None:
+    with warehouse.another() as session:
+        sql = ReadOnlySql(session, QueryLimits(seconds=0.5, at_once=1))
+        with AppServer(create_app(sql, health, CollectorRegistry()), "127.0.0.1", 0) as server:
+            late = httpx.post(f"{server.url}/sql?format=csv", content=ENDLESS, timeout=60)
+            assert (late.status_code, "TIMEOUT_EXCEEDED" in late.json()["error"]) == (503, True)
+            assert httpx.post(f"{server.url}/sql?format=csv", content="select 1 as one").text == '"one"\n1\n'
+            assert httpx.post(f"{server.url}/sql", content="select 1 as one").json()["rows"] == [[1]]
+
+
+def test_a_query_whose_asker_goes_away_is_broken_off_and_holds_up_nobody(
+    server: AppServer, warehouse: Warehouse
+) -> None:
+    asked = httpx.Client(timeout=60)
+    # Both sessions are taken; nobody reads the answers.
+    sockets = [socket.create_connection(("127.0.0.1", server.port)) for _ in range(2)]
+    for one in sockets:
+        request = f"POST /sql HTTP/1.1\r\nHost: x\r\nContent-Length: {len(ENDLESS)}\r\n\r\n{ENDLESS}"
+        one.sendall(request.encode())
+    while warehouse.query(RUNNING).scalar() != 2:
+        pass
+    busy = asked.post(f"{server.url}/sql", content="SELECT 1")
+    assert (busy.status_code, "2 questions are being answered" in busy.json()["error"]) == (503, True)
+    assert asked.get(f"{server.url}/healthz").status_code == 200
+    for one in sockets:
+        one.close()
+    while warehouse.query(RUNNING).scalar() != 0:
+        pass
+    for _ in range(3):
+        assert asked.post(f"{server.url}/sql?format=csv", content="SELECT 1 AS one").text == '"one"\n1\n'
+    asked.close()
 
 
 def test_health_readiness_and_metrics_are_served(server: AppServer, health: Health) -> None:
@@ -106,6 +161,26 @@ def test_penstock_sql_says_in_one_line_what_was_refused(penstock: CliRunner) -> 
     assert (code, out) == (2, "")
     assert err == "penstock: file() reaches out of the warehouse and is not allowed\n"
     assert run(penstock, "SELECT 1", "--json", "--csv")[0] == 2
+    assert run(penstock, "") == (2, "", "penstock: the query is empty\n")
+
+
+def test_penstock_sql_at_the_port_of_another_program_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Other(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            self.send_error(501)
+
+        def log_message(self, format: str, *args: object) -> None:  # noqa: A002 - the base class names it so
+            """Silence."""
+
+    with HTTPServer(("127.0.0.1", 0), Other) as other:
+        monkeypatch.setenv("PENSTOCK_HTTP__WAREHOUSE_PORT", str(other.server_port))
+        threading.Thread(target=other.handle_request).start()
+        code, _, err = run(CliRunner(), "SELECT 1")
+    assert code == 2
+    assert err == (
+        f"penstock: http://127.0.0.1:{other.server_port} answers 501 Not Implemented, not in the way of Penstock's "
+        "warehouse: does http.warehouse_port belong to another program?\n"
+    )
 
 
 def test_penstock_sql_without_a_warehouse_says_what_to_start(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -57,6 +57,15 @@ def test_an_added_folder_is_there_whole_and_verified(store: ModelStore, tmp_path
     assert [one.name for one in store.root.iterdir()] == ["late"]
 
 
+def test_a_file_that_is_no_model_is_named_once_and_by_its_own_path(store: ModelStore, tmp_path: Path) -> None:
+    junk = tmp_path / "junk.onnx"
+    junk.write_text("junk")
+    with pytest.raises(ArtifactError) as caught:
+        store.add_onnx("late", "1", junk)
+    assert str(caught.value) == f"{junk}: ONNX Runtime cannot load it: Protobuf parsing failed."
+    assert store.names() == []
+
+
 def test_any_onnx_file_can_be_added_without_a_signature(store: ModelStore, onnx: Path) -> None:
     manifest = store.add_onnx(
         "late", "v1", onnx, batching=BatchLimits(max_rows=7, buckets=(1, 7)), metrics={"auc": 0.7}, lineage={"run": "x"}

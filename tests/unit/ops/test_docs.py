@@ -17,6 +17,7 @@ from models.registry import ModelStore
 from penstock import docs
 from penstock.cli import build
 from penstock.experiments import assignment_of
+from penstock.stack_ops import StackOps
 from schemas.records import RECORDS
 from schemas.topics import Topics, topic_specs
 from stream_workers.ops import IngestMetrics, WorkerMetrics, new_registry
@@ -56,6 +57,7 @@ def test_the_page_names_exactly_the_metrics_there_are() -> None:
     registry = new_registry()
     WorkerMetrics(registry, "w")
     IngestMetrics(registry)
+    StackOps("127.0.0.1", 0, ["broker"], registry).stop()
     there = {
         family.name + ("_total" if family.type == "counter" else "")
         for family in registry.collect()

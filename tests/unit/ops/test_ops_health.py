@@ -73,9 +73,9 @@ def test_the_server_tells_health_and_readiness_with_reasons() -> None:
     health = Health(expected=["models"])
     with OpsServer("127.0.0.1", 0, new_registry(), health) as server:
         status, kind, body = get(server, "/healthz")
-        assert (status, kind, json.loads(body)) == (200, "application/json", {"alive": True, "reasons": {}})
+        assert (status, kind, json.loads(body)) == (200, "application/json", {"ok": True, "reasons": {}})
         status, _, body = get(server, "/readyz?verbose=1")
-        assert (status, json.loads(body)) == (503, {"ready": False, "reasons": {"models": "not yet"}})
+        assert (status, json.loads(body)) == (503, {"ok": False, "reasons": {"models": "not yet"}})
         health.set("models", True)
         assert get(server, "/readyz")[0] == 200
         assert get(server, "/readyz", "HEAD") == (200, "application/json", b"")

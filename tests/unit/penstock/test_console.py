@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import typer
@@ -59,6 +61,51 @@ def test_a_broker_nobody_knows_is_refused(tmp_path: Path) -> None:
     assert done.returncode == 2
     assert done.stderr == "penstock: broker 'rabbit' is neither embedded, nor kafka, nor HOST:PORT\n"
     assert not (tmp_path / ".penstock").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("up", "--foo"), "No such option: --foo; see "),
+        (("request", "m", "--timeout", "0"), "'--timeout': expected greater than or equal to 0.001; see "),
+        (("flights", "export", "x", "--from", "2013-99-99"), "'--from': '2013-99-99' does not match the formats"),
+        (("request",), "Missing argument 'model'; see "),
+        (("models",), "Missing command; see "),
+        (("nosuch",), "No such command 'nosuch'; see "),
+    ],
+)
+def test_a_wrong_command_line_is_one_line_that_says_where_the_help_is(
+    tmp_path: Path, arguments: tuple[str, ...], said: str
+) -> None:
+    done = command(*arguments, cwd=tmp_path)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.startswith("penstock: ")
+    assert said in done.stderr
+    assert done.stderr.endswith(" --help\n")
+    assert done.stderr.count("\n") == 1
+
+
+def test_properties_that_do_not_go_together_are_one_line_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PENSTOCK_KAFKA__PROPERTIES__SECURITY_PROTOCOL", "SASL_SSL")
+    monkeypatch.setenv("PENSTOCK_KAFKA__PROPERTIES__SASL_MECHANISM", "PLAIN")
+    done = command("topics", cwd=tmp_path)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.startswith("penstock: Kafka: Failed to create")
+    assert done.stderr.endswith("sasl.username and sasl.password must be set\n")
+    assert done.stderr.count("\n") == 1
+
+
+def test_every_command_takes_json() -> None:
+    def leaves(group: Any, name: str = "") -> Iterator[tuple[str, Any]]:
+        for key, one in group.commands.items():
+            if hasattr(one, "commands"):
+                yield from leaves(one, f"{name} {key}")
+            else:
+                yield f"{name} {key}", one
+
+    found = dict(leaves(typer.main.get_command(build())))
+    assert len(found) > 15
+    assert [name for name, one in found.items() if not any("--json" in option.opts for option in one.params)] == []
 
 
 def test_help_loads_nothing_heavy(tmp_path: Path) -> None:

@@ -61,6 +61,9 @@ def test_an_object_made_in_code_ignores_the_environment(monkeypatch: pytest.Monk
         ("kafka.topic_prefix = 'a b'", "kafka.topic_prefix = 'a b'"),
         ("kafka = 3\n", "kafka = 3: expected a valid dictionary"),
         ("kafka.partitions = ", "is not TOML"),
+        ("kafka.properties.'lingerms' = 1", 'kafka.properties.lingerms: No such configuration property: "lingerms"'),
+        ("kafka.producer_properties.'linger.ms' = 'soon'", "kafka.producer_properties.linger.ms: Invalid value for"),
+        ("clickhouse.url = 'http://x:99999'", "clickhouse.url: expected http(s)://"),
     ],
 )
 def test_a_wrong_line_in_the_file_is_named(tmp_path: Path, text: str, expected: str) -> None:
@@ -79,6 +82,9 @@ def test_a_wrong_line_in_the_file_is_named(tmp_path: Path, text: str, expected: 
         ("PENSTOCK_KAFKA", "x", "PENSTOCK_KAFKA: expected JSON"),
         ("PENSTOCK_HTTP", '{"host": 3}', "PENSTOCK_HTTP (host) = 3: expected a valid string"),
         ("PENSTOCK_KAFKA__PROPERTIES__GROUP_ID", "x", "PENSTOCK_KAFKA__PROPERTIES__GROUP_ID: group.id cannot be set"),
+        ("PENSTOCK_KAFKA__PROPERTIES__FOO_BAR", "1", "PENSTOCK_KAFKA__PROPERTIES__FOO_BAR: No such configuration prop"),
+        ("PENSTOCK_KAFKA__CONSUMER_PROPERTIES", '{"logger": 1}', "PENSTOCK_KAFKA__CONSUMER_PROPERTIES: logger cannot"),
+        ("PENSTOCK_CLICKHOUSE__URL", "ftp://x", "PENSTOCK_CLICKHOUSE__URL: expected http(s)://user:password@host:port"),
     ],
 )
 def test_a_wrong_variable_is_named(name: str, value: str, expected: str) -> None:
@@ -106,6 +112,13 @@ def test_secrets_are_shown_neither_in_text_nor_in_errors(tmp_path: Path) -> None
     assert settings.kafka.client()["sasl.password"] == "geheim"
     bad = toml(tmp_path, 'kafka.properties."sasl.password" = [1, "geheim"]\nkafka.partitions = "x"')
     assert "geheim" not in line_of(bad)
+    assert "geheim" not in line_of(environ={"PENSTOCK_CLICKHOUSE__URL": "ftp://u:geheim@h"})
+
+
+def test_a_property_that_needs_others_is_not_taken_for_a_wrong_one() -> None:
+    names = {"SECURITY_PROTOCOL": "SASL_SSL", "SSL_CA_LOCATION": "/nowhere", "DEBUG": "all", "LOG_LEVEL": "3"}
+    environ = {f"PENSTOCK_KAFKA__PROPERTIES__{name}": value for name, value in names.items()}
+    assert load(environ=environ, stack=False).kafka.properties["security.protocol"] == "SASL_SSL"
 
 
 def test_librdkafka_properties_pass_through_however_they_are_written(tmp_path: Path) -> None:

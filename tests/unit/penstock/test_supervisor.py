@@ -71,6 +71,62 @@ def test_a_service_that_ends_is_started_again_and_said_so(tmp_path: Path) -> Non
     assert len(ended) == 1, "what was stopped on purpose is no news"
 
 
+def test_a_service_told_to_start_again_does_so_at_once_and_it_is_no_failure(tmp_path: Path) -> None:
+    ended: list[Ended] = []
+    again = threading.Semaphore(0)
+    supervisor = Supervisor(ended.append, lambda _service: again.release(), back_off=BackOff(first=3600, cap=3600))
+    one, other = (Program(name, FOREVER, tmp_path / name) for name in ("one", "other"))
+    supervisor.start(one, other)
+    pids = {one.pid, other.pid}
+    for _ in range(3):
+        supervisor.start_again([one], 5)
+        assert again.acquire(timeout=20)
+        assert one.pid not in pids
+        pids.add(one.pid)
+    assert other.pid in pids
+    assert ended == []
+    supervisor.stop()
+    assert (one.pid, other.pid) == (None, None)
+
+
+def test_a_service_told_to_start_again_in_its_pause_waits_no_longer(tmp_path: Path) -> None:
+    ended, again = threading.Event(), threading.Event()
+    back_off = BackOff(first=3600, cap=3600)
+    supervisor = Supervisor(lambda _ended: ended.set(), lambda _service: again.set(), back_off=back_off)
+    service = Program("one", FOREVER, tmp_path / "one.log")
+    supervisor.start(service)
+    assert service.pid is not None
+    os.kill(service.pid, signal.SIGKILL)
+    assert ended.wait(20)
+    supervisor.start_again([service], 5)
+    assert again.wait(20)
+    assert service.pid is not None
+    supervisor.stop()
+
+
+def test_a_restart_is_told_once_the_service_is_ready(tmp_path: Path) -> None:
+    class Slow(Program):
+        fit = threading.Event()
+
+        def ready(self) -> bool:
+            return self.fit.is_set()
+
+    told = threading.Event()
+    supervisor = Supervisor(on_restart=lambda _service: told.set(), back_off=BackOff(first=0.01))
+    service = Slow("one", FOREVER, tmp_path / "one.log")
+    service.fit.set()
+    supervisor.start(service)
+    first = service.pid
+    assert first is not None
+    service.fit.clear()
+    os.kill(first, signal.SIGKILL)
+    assert until(lambda: service.pid not in (first, None))
+    assert not told.wait(0.3)
+    service.fit.set()
+    assert told.wait(20)
+    supervisor.stop()
+
+
 def test_services_stop_in_the_reverse_order_of_their_start(tmp_path: Path) -> None:
     order = tmp_path / "order"
     supervisor = Supervisor()
