@@ -24,6 +24,7 @@ from penstock.running import read_stack
 from penstock.settings_errors import SettingsError, explain, hide
 from penstock.settings_sections import (
     ClickHouseSettings,
+    ExperimentSettings,
     HttpSettings,
     IngestSettings,
     KafkaSettings,
@@ -38,6 +39,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "ClickHouseSettings",
+    "ExperimentSettings",
     "HttpSettings",
     "IngestSettings",
     "KafkaSettings",
@@ -64,6 +66,7 @@ class Settings(BaseSettings):
     models: ModelSettings = Field(default_factory=ModelSettings)  # looks at the current folder
     worker: WorkerSettings = WorkerSettings()
     ingest: IngestSettings = IngestSettings()
+    experiments: ExperimentSettings = ExperimentSettings()
     http: HttpSettings = HttpSettings()
     stack: StackSettings = StackSettings()
     log: LogSettings = LogSettings()

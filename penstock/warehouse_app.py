@@ -1,33 +1,39 @@
-"""The HTTP face of the process that holds the warehouse: read-only SQL, health and metrics.
+"""The HTTP face of the process that holds the warehouse: read-only SQL, looks at experiments, health and metrics.
 
 chDB lives in one process, so everybody else asks that process.
 """
 
 from __future__ import annotations
 
+import ipaddress
 import logging
 import socket
 import threading
+from collections.abc import Callable
 from types import TracebackType
 from typing import Annotated, Any, Final, Literal, Self
 
 import uvicorn
-from fastapi import Body, FastAPI, Query, Response
+from fastapi import Body, FastAPI, Query, Request, Response
 from fastapi.responses import JSONResponse
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_latest
 
 from analytics.readonly import QueryRefusedError, ReadOnlySql
 from analytics.warehouse import WarehouseError, WarehouseUnavailableError
+from producers.errors import BrokerUnavailableError
 from stream_workers.ops_health import Health, OpsServerError
 
 _LONGEST: Final = 64 * 1024
 Format = Literal["json", "csv"]
+# Looks at experiments (one by name, or '' for all; whether due or not) and tells what came of each, as JSON values.
+Looks = Callable[[str, bool], list[dict[str, Any]]]
 
 
-def create_app(sql: ReadOnlySql, health: Health, registry: CollectorRegistry) -> FastAPI:
+def create_app(sql: ReadOnlySql, health: Health, registry: CollectorRegistry, looks: Looks | None = None) -> FastAPI:
     """`/sql` (GET ?query=, or POST the statement as the body; ?format=json|csv), `/healthz`, `/readyz`, `/metrics`.
 
-    A refused or failing statement is 400 with {"error": one line}; ClickHouse out of reach is 503.
+    With `looks` also POST `/experiments/look` (?experiment=&force=), from this machine only, as it writes. A refused or
+    failing statement is 400 with {"error": one line}; ClickHouse or Kafka out of reach is 503.
     """
     app = FastAPI(title="Penstock warehouse", docs_url=None, redoc_url=None, openapi_url=None)
 
@@ -58,6 +64,19 @@ def create_app(sql: ReadOnlySql, health: Health, registry: CollectorRegistry) ->
             return _error(400, "the query is not UTF-8")
         return answer(text, form)
 
+    @app.post("/experiments/look")
+    def post_look(request: Request, experiment: str = "", force: bool = False) -> Response:
+        if looks is None:
+            return _error(404, "this process does not look at experiments")
+        if request.client is None or not _loopback(request.client.host):
+            return _error(403, "looks are asked for on the machine itself")
+        try:
+            return JSONResponse({"outcomes": looks(experiment, force)})
+        except (WarehouseUnavailableError, BrokerUnavailableError) as error:
+            return _error(503, str(error))
+        except WarehouseError as error:
+            return _error(400, str(error))
+
     @app.get("/healthz")
     def healthz() -> Response:
         return _state(*health.alive())
@@ -71,6 +90,13 @@ def create_app(sql: ReadOnlySql, health: Health, registry: CollectorRegistry) ->
         return Response(generate_latest(registry), media_type=CONTENT_TYPE_LATEST)
 
     return app
+
+
+def _loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
 
 
 def _error(status: int, message: str) -> JSONResponse:

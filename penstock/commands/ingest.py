@@ -11,7 +11,7 @@ def register(app: typer.Typer) -> None:
 
 
 def ingest() -> None:
-    """Write predictions, summaries and outcomes from Kafka into ClickHouse, and answer read-only SQL over HTTP."""
+    """Fill ClickHouse from Kafka, look at running experiments when it is due, and answer read-only SQL over HTTP."""
     import logging
     import os
     import signal
@@ -24,6 +24,7 @@ def ingest() -> None:
     from analytics.readonly import ReadOnlySql
     from analytics.warehouse import Warehouse, WarehouseError, WarehouseUnavailableError
     from penstock.console import fail, settings
+    from penstock.experiment_watch import ExperimentWatch, control_topic, plans_on
     from penstock.warehouse_app import AppServer, create_app
     from penstock.warehouse_config import warehouse_config
     from stream_workers.ingest import Ingest, KafkaConfigs
@@ -45,6 +46,7 @@ def ingest() -> None:
             warehouse = Warehouse.open(config)
             done = migrate(warehouse)
             readonly = ReadOnlySql(warehouse.another())
+            for_looks = warehouse.another()
         except WarehouseUnavailableError as error:
             warehouse = None
             log.warning("waiting for the warehouse: %s", error)
@@ -59,7 +61,9 @@ def ingest() -> None:
     name = f"ingest-{socket.gethostname()}-{os.getpid()}"
     kafka = chosen.kafka
     try:
-        with AppServer(create_app(readonly, health, registry), chosen.http.host, chosen.http.warehouse_port) as server:
+        watch = ExperimentWatch(for_looks, plans_on(control_topic(chosen)), chosen.experiments.watch_seconds)
+        app = create_app(readonly, health, registry, watch.looks)
+        with watch, AppServer(app, chosen.http.host, chosen.http.warehouse_port) as server:
             log.info("SQL, metrics and health at %s", server.url)
             worker = Ingest(
                 KafkaConfigs(kafka.client(), kafka.consumer(chosen.ingest.group), kafka.producer()),
