@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from analytics.always_valid import ConfidenceSequence
-from analytics.effects import Statistic, effect
+from analytics.effects import Effect, Statistic, effect
 from analytics.results import Alternative, Result, Scale, StatisticError, UndefinedError, check_scale
 from analytics.sequential_analysis import Look
 from analytics.statistics import Guardrail, beyond_margin
@@ -30,10 +30,14 @@ def guardrail_look(
     Raises `UndefinedError` where the arms have no variance yet (skip the look), `StatisticError` for a margin that is
     not positive.
     """
+    return look_of(effect(control, treatment), margin, scale=scale, higher_is_better=higher_is_better)
+
+
+def look_of(found: Effect, margin: float, *, scale: Scale = "absolute", higher_is_better: bool = True) -> Look:
+    """As `guardrail_look`, of an effect that is known already."""
     check_scale(scale)
     if not (math.isfinite(margin) and margin > 0):
         raise StatisticError(f"a guardrail's margin must be positive, not {margin}")
-    found = effect(control, treatment)
     distance, variance = beyond_margin(found, margin, scale, higher_is_better=higher_is_better)
     if variance <= 0:
         raise UndefinedError("neither arm varies: there is no variance to test against")

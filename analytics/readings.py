@@ -11,6 +11,7 @@ from datetime import datetime
 from typing import Literal
 
 from analytics.definitions import Metric, Plan
+from analytics.effects import Effect
 from analytics.experiment_store import Crossed, DayUnits
 from analytics.results import Result
 
@@ -25,9 +26,10 @@ class ArmReading:
     """One variant against the control on one metric, at one look.
 
     `absolute` and `relative` hold the interval that is valid at this look under the plan's test; their `p_value` is not
-    corrected for several metrics and arms, `p_adjusted` is. `margin` is a guardrail's, in the scale of `scaled`.
+    corrected for several metrics and arms, `p_adjusted` is. `margin` is a guardrail's, in its plan's scale.
     `statistic`, `lower` and `upper` are on the z scale, `fraction` is the information's share of the planned one (None
-    where the test has no such thing); `alpha_spent` up to this look. `chance_to_win` is Bayesian, beside the test.
+    where the test has no such thing); `alpha_spent` up to this look. `chance_to_win` is the Bayesian chance that the
+    variant beats the control, beside the test. `effect` and `tuned_for` are what the next look needs of this one.
     """
 
     metric: Metric
@@ -45,6 +47,8 @@ class ArmReading:
     fraction: float | None = None
     alpha_spent: float | None = None
     chance_to_win: float | None = None
+    effect: Effect | None = None
+    tuned_for: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +74,10 @@ class PastLook:
 
 @dataclass(frozen=True, slots=True)
 class SplitReading:
-    """Units by variant in one slice against their expected shares; `p_value` is safe to look at every day."""
+    """Units by variant in one slice against their expected shares; `p_value` is safe to look at every day.
+
+    It is corrected for the other slices. `evidence`: the logarithm of the largest evidence against the shares so far.
+    """
 
     kind: str
     value: str
@@ -78,6 +85,7 @@ class SplitReading:
     shares: dict[str, float]
     p_value: float | None
     mismatch: bool
+    evidence: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,8 +114,10 @@ class Reading:
 
     @property
     def trusted(self) -> bool:
-        """Whether the split is sound, so that results may be shown as such."""
-        return not self.splits[0].mismatch and not self.crossed.alarm if self.splits else False
+        """Whether the split is sound, in every slice too, so that results may be shown as such."""
+        if not self.splits:
+            return False
+        return not any(one.mismatch for one in self.splits) and not self.crossed.alarm
 
     def of(self, metric: str, variant: str) -> ArmReading:
         """The arm on a metric. Raises `KeyError`."""

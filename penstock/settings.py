@@ -25,6 +25,7 @@ from penstock.settings_errors import SettingsError, explain, hide, place
 from penstock.settings_properties import wrong_properties
 from penstock.settings_sections import (
     ClickHouseSettings,
+    ExperimentSettings,
     HttpSettings,
     IngestSettings,
     KafkaSettings,
@@ -39,6 +40,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "ClickHouseSettings",
+    "ExperimentSettings",
     "HttpSettings",
     "IngestSettings",
     "KafkaSettings",
@@ -65,6 +67,7 @@ class Settings(BaseSettings):
     models: ModelSettings = Field(default_factory=ModelSettings)  # looks at the current folder
     worker: WorkerSettings = WorkerSettings()
     ingest: IngestSettings = IngestSettings()
+    experiments: ExperimentSettings = ExperimentSettings()
     http: HttpSettings = HttpSettings()
     stack: StackSettings = StackSettings()
     log: LogSettings = LogSettings()

@@ -220,6 +220,13 @@ class IngestSettings(_Section):
     """Seconds after which a block is written, whatever its size."""
 
 
+class ExperimentSettings(_Section):
+    """The job that looks at running experiments, in the ingest process."""
+
+    watch_seconds: float = Field(default=60.0, ge=0)
+    """How often it is seen whether a look at an experiment is due; 0: never, looks are then made by hand."""
+
+
 class HttpSettings(_Section):
     """Where the processes listen for their operators."""
 

@@ -1,4 +1,4 @@
-"""The HTTP face of the process that holds the warehouse: read-only SQL, health and metrics.
+"""The HTTP face of the process that holds the warehouse: read-only SQL, looks at experiments, health and metrics.
 
 chDB lives in one process, so everybody else asks that process.
 """
@@ -6,9 +6,11 @@ chDB lives in one process, so everybody else asks that process.
 from __future__ import annotations
 
 import asyncio
+import ipaddress
 import logging
 import socket
 import threading
+from collections.abc import Callable
 from types import TracebackType
 from typing import Annotated, Any, Final, Literal, Self
 
@@ -22,6 +24,7 @@ from starlette.exceptions import HTTPException
 
 from analytics.readonly import Cancel, QueryRefusedError, ReadOnlySql
 from analytics.warehouse import WarehouseError, WarehouseUnavailableError
+from producers.errors import BrokerUnavailableError
 from stream_workers.ops_health import Health, OpsServerError, state_of
 
 log = logging.getLogger(__name__)
@@ -29,12 +32,15 @@ _LONGEST: Final = 64 * 1024
 # A cancelled query is looked for again after this: the first look may have come before ClickHouse had it.
 _CANCEL_AGAIN: Final = 0.5
 Format = Literal["json", "csv"]
+# Looks at experiments (one by name, or '' for all; whether due or not) and tells what came of each, as JSON values.
+Looks = Callable[[str, bool], list[dict[str, Any]]]
 
 
-def create_app(sql: ReadOnlySql, health: Health, registry: CollectorRegistry) -> FastAPI:
+def create_app(sql: ReadOnlySql, health: Health, registry: CollectorRegistry, looks: Looks | None = None) -> FastAPI:
     """`/sql` (GET ?query=, or POST the statement as the body; ?format=json|csv), `/healthz`, `/readyz`, `/metrics`.
 
-    A refused or failing statement is 400 with {"error": one line}; ClickHouse out of reach or too busy is 503. Every
+    With `looks` also POST `/experiments/look` (?experiment=&force=), from this machine only, as it writes. A refused or
+    failing statement is 400 with {"error": one line}; ClickHouse or Kafka out of reach, or too busy, is 503. Every
     other error has the same form. A query whose asker goes away is broken off.
     """
     app = FastAPI(title="Penstock warehouse", docs_url=None, redoc_url=None, openapi_url=None)
@@ -86,6 +92,19 @@ def create_app(sql: ReadOnlySql, health: Health, registry: CollectorRegistry) ->
             return _error(400, "the query is not UTF-8")
         return await answer_while_there(request, text, form)
 
+    @app.post("/experiments/look")
+    def post_look(request: Request, experiment: str = "", force: bool = False) -> Response:
+        if looks is None:
+            return _error(404, "this process does not look at experiments")
+        if request.client is None or not _loopback(request.client.host):
+            return _error(403, "looks are asked for on the machine itself")
+        try:
+            return JSONResponse({"outcomes": looks(experiment, force)})
+        except (WarehouseUnavailableError, BrokerUnavailableError) as error:
+            return _error(503, str(error))
+        except WarehouseError as error:
+            return _error(400, str(error))
+
     _one_line_errors(app)
 
     # These wait for nothing and need no thread, which long queries might all hold.
@@ -108,6 +127,13 @@ async def _gone(request: Request) -> None:
     """Returns when the connection of whoever asked is closed."""
     while (await request.receive())["type"] != "http.disconnect":
         pass
+
+
+def _loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
 
 
 def _error(status: int, message: str) -> JSONResponse:

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 
 from penstock import console
-from penstock.commands import _experiment_plan
+from penstock.commands import _experiment_decide, _experiment_plan, _experiment_report
 
 if TYPE_CHECKING:
     from penstock.experiments import Change, Experiments, State
@@ -35,14 +34,8 @@ def register(app: typer.Typer) -> None:
     for command in (create, start, ramp, stop, show):
         group.command()(command)
     group.command("list")(listed)
-    for name in ("penstock.commands._experiment_decide", "penstock.commands._experiment_report"):
-        try:
-            module = import_module(name)
-        except ModuleNotFoundError as error:
-            if error.name != name:
-                raise
-            continue
-        module.register(group)
+    _experiment_decide.register(group)
+    _experiment_report.register(group)
     app.add_typer(group, name="experiments")
 
 

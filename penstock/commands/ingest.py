@@ -15,7 +15,7 @@ def register(app: typer.Typer) -> None:
 def ingest(
     as_json: Annotated[bool, typer.Option("--json", help="One line of JSON at the start: who and where.")] = False,
 ) -> None:
-    """Write predictions, summaries and outcomes from Kafka into ClickHouse, and answer read-only SQL over HTTP."""
+    """Fill ClickHouse from Kafka, look at running experiments when it is due, and answer read-only SQL over HTTP."""
     import logging
     import os
     import signal
@@ -26,6 +26,7 @@ def ingest(
     from analytics.readonly import ReadOnlySql
     from analytics.warehouse import Warehouse, WarehouseError, WarehouseUnavailableError
     from penstock.console import fail, print_json, settings
+    from penstock.experiment_watch import ExperimentWatch, control_topic, plans_on
     from penstock.warehouse_app import AppServer, create_app
     from penstock.warehouse_config import warehouse_config
     from stream_workers.ingest import Ingest, KafkaConfigs
@@ -47,6 +48,7 @@ def ingest(
             warehouse = Warehouse.open(config)
             done = migrate(warehouse)
             readonly = ReadOnlySql(warehouse.another())
+            for_looks = warehouse.another()
         except WarehouseUnavailableError as error:
             warehouse = None
             log.warning("waiting for the warehouse: %s", error)
@@ -61,7 +63,9 @@ def ingest(
     name = f"ingest-{socket.gethostname()}-{os.getpid()}"
     kafka = chosen.kafka
     try:
-        with AppServer(create_app(readonly, health, registry), chosen.http.host, chosen.http.warehouse_port) as server:
+        watch = ExperimentWatch(for_looks, plans_on(control_topic(chosen)), chosen.experiments.watch_seconds)
+        app = create_app(readonly, health, registry, watch.looks)
+        with watch, AppServer(app, chosen.http.host, chosen.http.warehouse_port) as server:
             log.info("SQL, metrics and health at %s", server.url)
             if as_json:
                 about = {"pid": os.getpid(), "url": server.url, "warehouse": config.place, "database": config.database}

@@ -1,7 +1,8 @@
-"""The warehouse over HTTP and `penstock sql`: answers, refusals, and what is said when nobody is there."""
+"""The warehouse over HTTP and `penstock sql`: answers, refusals, looks, and what is said when nobody is there."""
 
 from __future__ import annotations
 
+import asyncio
 import json
 import socket
 import threading
@@ -14,9 +15,10 @@ from prometheus_client import CollectorRegistry, Counter
 from typer.testing import CliRunner
 
 from analytics.readonly import QueryLimits, ReadOnlySql
-from analytics.warehouse import Warehouse
+from analytics.warehouse import Warehouse, WarehouseError, WarehouseUnavailableError
 from penstock.commands import sql as sql_command
-from penstock.warehouse_app import AppServer, create_app
+from penstock.warehouse_app import AppServer, Looks, create_app
+from producers.errors import BrokerUnavailableError
 from stream_workers.ops_health import Health, OpsServerError
 
 ENDLESS = "SELECT count() FROM numbers(300000000000) WHERE rand() % 7 = number % 7"
@@ -190,3 +192,49 @@ def test_penstock_sql_without_a_warehouse_says_what_to_start(monkeypatch: pytest
         code, _, err = run(CliRunner(), "SELECT 1")
     assert code == 2
     assert "start it by `penstock up`" in err
+
+
+def looking(warehouse: Warehouse, looks: Looks | None, host: str = "127.0.0.1") -> AppServer:
+    return AppServer(create_app(ReadOnlySql(warehouse), Health(), CollectorRegistry(), looks), host, 0)
+
+
+def test_a_look_is_asked_for_by_post_and_answers_what_came_of_it(warehouse: Warehouse) -> None:
+    asked: list[tuple[str, bool]] = []
+
+    def looks(name: str, force: bool) -> list[dict[str, object]]:
+        asked.append((name, force))
+        return [{"experiment": "exp", "look": 1}]
+
+    with warehouse.another() as session, looking(session, looks) as one:
+        answer = httpx.post(f"{one.url}/experiments/look", params={"experiment": "exp", "force": True})
+        assert answer.json() == {"outcomes": [{"experiment": "exp", "look": 1}]}
+        assert httpx.post(f"{one.url}/experiments/look").status_code == 200
+        assert httpx.get(f"{one.url}/experiments/look").status_code == 405, "a link must not look"
+    assert asked == [("exp", True), ("", False)]
+
+
+@pytest.mark.parametrize(
+    ("error", "status"),
+    [(WarehouseUnavailableError("away"), 503), (BrokerUnavailableError("away"), 503), (WarehouseError("away"), 400)],
+)
+def test_a_look_that_fails_says_why_in_one_line(warehouse: Warehouse, error: Exception, status: int) -> None:
+    def looks(_name: str, _force: bool) -> list[dict[str, object]]:
+        raise error
+
+    with warehouse.another() as session, looking(session, looks) as one:
+        answer = httpx.post(f"{one.url}/experiments/look")
+    assert (answer.status_code, answer.json()) == (status, {"error": "away"})
+
+
+def test_looks_are_made_for_this_machine_only_and_not_by_every_process(warehouse: Warehouse) -> None:
+    with warehouse.another() as session:
+        app = create_app(ReadOnlySql(session), Health(), CollectorRegistry(), lambda _name, _force: [])
+        transport = httpx.ASGITransport(app, client=("10.1.2.3", 999))
+
+        async def ask() -> httpx.Response:
+            async with httpx.AsyncClient(transport=transport, base_url="http://warehouse") as client:
+                return await client.post("/experiments/look")
+
+        assert asyncio.run(ask()).status_code == 403
+        with looking(session, None) as one:
+            assert httpx.post(f"{one.url}/experiments/look").status_code == 404
