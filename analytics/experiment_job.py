@@ -11,7 +11,7 @@ import logging
 import threading
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from analytics.definition_reader import plan_from_json
@@ -68,9 +68,10 @@ class ExperimentJob:
         self._clock = clock
         self._lock = threading.Lock()
 
-    def run(self, *, only: str = "", force: bool = False) -> list[Outcome]:
+    def run(self, *, only: str = "", force: bool = False, ahead: timedelta = timedelta()) -> list[Outcome]:
         """One round over all experiments that have been started, or over the one named.
 
+        `ahead`: look as if it were so much later, for whoever knows that nothing more comes (a replay that is over).
         `force`: look now, due or not. A look that nobody planned costs no error, as a test counts information; it does
         where somebody looks because of what they have seen. What goes wrong with one experiment is in its outcome.
         Raises `WarehouseUnavailableError`, and whatever `entries` raises.
@@ -79,17 +80,33 @@ class ExperimentJob:
             found = []
             for name, body in sorted(self._entries()):
                 if only in ("", name):
-                    outcome = self._one(name, body, force)
+                    outcome = self._one(name, body, force, ahead)
                     if outcome is not None:
                         found.append(outcome)
             return found
 
-    def _one(self, name: str, body: str, force: bool) -> Outcome | None:
+    def reading(self, name: str, number: int | None) -> Reading:
+        """A look that was written, the newest for None, read again for a report; its data as of then.
+
+        Raises `DefinitionError` for an experiment or a look that is not there, `WarehouseError`, what `entries` raises.
+        """
+        body = dict(self._entries()).get(name)
+        if body is None:
+            raise DefinitionError(f"there is no experiment {name!r}; `penstock experiments list` names those there are")
+        plan = plan_from_json(body, f"experiment-plan/{name}")
+        past = past_looks(self._warehouse, plan) if plan.started_at is not None else []
+        found = current(self._store, plan, past[:number])
+        if found is None or number not in (None, found.number):
+            there = f"it has {len(past)}" if past else "`penstock experiments watch --once` makes those that are due"
+            raise DefinitionError(f"experiment {name!r} has no look {number or 'yet'}: {there}")
+        return found
+
+    def _one(self, name: str, body: str, force: bool, ahead: timedelta) -> Outcome | None:
         try:
             plan = plan_from_json(body, f"experiment-plan/{name}")
             if plan.started_at is None:
                 return None
-            now = self._clock()
+            now = self._clock() + ahead
             past = past_looks(self._warehouse, plan)
             last = past[-1].looked_at if past else None
             at = now if force and (last is None or now > last) else due(plan, last, now)

@@ -21,9 +21,10 @@ from analytics.definitions import Definition, Effect, Metric, Plan, Procedure
 from analytics.effects import Effect as Found
 from analytics.evidence import planned_effect
 from analytics.experiment_store import DayUnits
+from analytics.planning import design_bounds
 from analytics.power import Requirement
 from analytics.results import StatisticError
-from analytics.sequential import SequentialPlan, bounds, equal_looks, inflation
+from analytics.sequential import inflation
 from analytics.spending import Spending
 
 ASSUMED: Final = Effect(0.05, relative=True)
@@ -43,18 +44,9 @@ def spending(test: Procedure) -> Spending:
 
 @lru_cache(maxsize=256)
 def design_inflation(test: Procedure) -> float:
-    """By how much the test needs more information than one that looks once, for the same power.
-
-    Group sequential: of its planned number of equally spaced looks. Always valid: of a confidence sequence that is
-    tuned for the planned information, with its half width there in place of the normal quantile.
-    """
-    if test.kind == "group-sequential":
-        plan = SequentialPlan(spending(test), test.alpha)
-        return max(1.0, inflation(bounds(plan, equal_looks(test.looks)), test.power))
-    if test.kind == "always-valid":
-        reach, beyond = Requirement(1.0, test.alpha, test.power).quantiles
-        return ((always_valid_reach(test.alpha) + beyond) / (reach + beyond)) ** 2
-    return 1.0
+    """By how much the test needs more information than one that looks once, for the same power; see `design_bounds`."""
+    found = design_bounds(test)
+    return 1.0 if found is None else max(1.0, inflation(found, test.power))
 
 
 def always_valid_reach(alpha: float) -> float:

@@ -15,15 +15,19 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import closing
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
+from pathlib import Path
 from time import time
 from typing import Final
 
+from analytics.definition_reader import from_toml
+from analytics.definitions import Definition
 from models.registry import ModelStore
 from models.routing import Experiment
 from penstock.demo_evidence import Arrived, Evidence, Findings, Run
+from penstock.experiments import Experiments, assignment_of
 from penstock.flights.data import LAST_DAY, Dataset, Flight, features, flights
 from penstock.settings import Settings
-from producers.control import ControlTopic
+from producers.control import ControlTopic, now_us
 from producers.inbox import Inbox
 from producers.publisher import Publisher
 from producers.replay import Event, Pace, Progress, Replay, Tally, in_order
@@ -33,6 +37,9 @@ MODEL: Final = "flight-delay"
 EXPERIMENT: Final = "flight-delay-mlp"
 OUTCOME: Final = "arr_delay_15"
 VERSIONS: Final = {"logistic": "1", "mlp": "2"}
+
+
+DEFINITION: Final = Path(__file__).parent / "flights" / "experiment.toml"
 
 
 class DemoError(RuntimeError):
@@ -79,16 +86,28 @@ class Report:
         return [line for line, wrong in checks.items() if wrong]
 
 
+def definition() -> Definition:
+    """The demo's experiment as an analyst defines it: half of the tail numbers to each version."""
+    return from_toml(DEFINITION)
+
+
 def experiment() -> Experiment:
-    """Half of the tail numbers to each version."""
-    shares = dict.fromkeys(VERSIONS, 1 / len(VERSIONS))
-    return Experiment.create(EXPERIMENT, MODEL, shares, VERSIONS)
+    """Who meets which version."""
+    return assignment_of(definition())
 
 
 def publish_experiment(settings: Settings) -> None:
-    """Write the experiment to the control topic. Raises `BrokerUnavailableError`."""
+    """Create the experiment and start a run of it, ending one that an earlier demo left running.
+
+    Raises `BrokerUnavailableError`, `DefinitionError` and `ModelError` without the models.
+    """
     topic = ControlTopic(settings.kafka.client(), settings.codec(), settings.kafka.topics.control)
-    topic.put("experiment", EXPERIMENT, experiment().to_json(), author="penstock demo")
+    ours = Experiments(topic, ModelStore(settings.models.store), now_us)
+    earlier = ours.states().get(EXPERIMENT)
+    if earlier is not None and earlier.status not in ("created", "stopped"):
+        ours.stop(EXPERIMENT)
+    ours.create(definition(), "the demo's definition")
+    ours.start(EXPERIMENT)
 
 
 def new_run(now: Callable[[], float] = time) -> Run:

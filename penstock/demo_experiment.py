@@ -3,15 +3,31 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from penstock import console
+from penstock.demo import EXPERIMENT, definition
 from penstock.report_file import write
+from penstock.warehouse_client import AskError, ask_for_looks
 
 if TYPE_CHECKING:
     from analytics.readings import Reading
+    from penstock.settings import Settings
 
 FILE: Final = "report.html"
+
+
+def look_back(settings: Settings) -> dict[str, Any]:
+    """Look at the run that has just been replayed, as if its windows had closed: nothing more comes.
+
+    Returns the outcome as JSON values. Raises `AskError`.
+    """
+    one = definition()
+    ahead = max(metric.window for metric in one.metrics) + one.maturity_delay + one.slot
+    (outcome,) = ask_for_looks(settings, EXPERIMENT, force=True, ahead=ahead.total_seconds())
+    if outcome["error"]:
+        raise AskError(f"experiment {EXPERIMENT!r} could not be looked at: {outcome['error']}")
+    return outcome
 
 
 def demo_experiment(reading: Reading, state: Path) -> Path:

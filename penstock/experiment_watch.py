@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import threading
+from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 from analytics.definitions import PLAN_KIND
@@ -13,6 +14,7 @@ from producers.control import ControlTopic
 from producers.errors import BrokerUnavailableError
 
 if TYPE_CHECKING:
+    from analytics.readings import Reading
     from penstock.settings import Settings
 
 log = logging.getLogger(__name__)
@@ -39,9 +41,14 @@ class ExperimentWatch:
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name="experiments", daemon=True)
 
-    def looks(self, experiment: str, force: bool) -> list[dict[str, Any]]:
-        """A round now: see `ExperimentJob.run`."""
-        return [one.as_dict() for one in self._job.run(only=experiment, force=force)]
+    def looks(self, experiment: str, force: bool, ahead: float) -> list[dict[str, Any]]:
+        """A round now: see `ExperimentJob.run`; `ahead` in seconds."""
+        found = self._job.run(only=experiment, force=force, ahead=timedelta(seconds=ahead))
+        return [one.as_dict() for one in found]
+
+    def reading(self, name: str, look: int | None) -> Reading:
+        """See `ExperimentJob.reading`."""
+        return self._job.reading(name, look)
 
     def _run(self) -> None:
         while not self._stop.wait(self._seconds):

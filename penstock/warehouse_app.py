@@ -32,16 +32,17 @@ _LONGEST: Final = 64 * 1024
 # A cancelled query is looked for again after this: the first look may have come before ClickHouse had it.
 _CANCEL_AGAIN: Final = 0.5
 Format = Literal["json", "csv"]
-# Looks at experiments (one by name, or '' for all; whether due or not) and tells what came of each, as JSON values.
-Looks = Callable[[str, bool], list[dict[str, Any]]]
+# Looks at experiments (one by name, or '' for all; whether due or not; as if so many seconds later) and
+# tells what came of each, as JSON values.
+Looks = Callable[[str, bool, float], list[dict[str, Any]]]
 
 
 def create_app(sql: ReadOnlySql, health: Health, registry: CollectorRegistry, looks: Looks | None = None) -> FastAPI:
     """`/sql` (GET ?query=, or POST the statement as the body; ?format=json|csv), `/healthz`, `/readyz`, `/metrics`.
 
-    With `looks` also POST `/experiments/look` (?experiment=&force=), from this machine only, as it writes. A refused or
-    failing statement is 400 with {"error": one line}; ClickHouse or Kafka out of reach, or too busy, is 503. Every
-    other error has the same form. A query whose asker goes away is broken off.
+    With `looks` also POST `/experiments/look` (?experiment=&force=&ahead=), from this machine only, as it writes. A
+    refused or failing statement is 400 with {"error": one line}; ClickHouse or Kafka out of reach, or too busy, is 503.
+    Every other error has the same form. A query whose asker goes away is broken off.
     """
     app = FastAPI(title="Penstock warehouse", docs_url=None, redoc_url=None, openapi_url=None)
 
@@ -93,13 +94,13 @@ def create_app(sql: ReadOnlySql, health: Health, registry: CollectorRegistry, lo
         return await answer_while_there(request, text, form)
 
     @app.post("/experiments/look")
-    def post_look(request: Request, experiment: str = "", force: bool = False) -> Response:
+    def post_look(request: Request, experiment: str = "", force: bool = False, ahead: float = 0.0) -> Response:
         if looks is None:
             return _error(404, "this process does not look at experiments")
         if request.client is None or not _loopback(request.client.host):
             return _error(403, "looks are asked for on the machine itself")
         try:
-            return JSONResponse({"outcomes": looks(experiment, force)})
+            return JSONResponse({"outcomes": looks(experiment, force, ahead)})
         except (WarehouseUnavailableError, BrokerUnavailableError) as error:
             return _error(503, str(error))
         except WarehouseError as error:

@@ -37,9 +37,12 @@ def dicts(settings: Settings, statement: str) -> list[dict[str, Any]]:
     return [dict(zip(names, row, strict=True)) for row in answer["rows"]]
 
 
-def ask_for_looks(settings: Settings, experiment: str, *, force: bool) -> list[dict[str, Any]]:
-    """Have the process that holds the warehouse look at its experiments now; its outcomes. Raises `AskError`."""
-    query = urllib.parse.urlencode({"experiment": experiment, "force": str(force).lower()})
+def ask_for_looks(settings: Settings, experiment: str, *, force: bool, ahead: float = 0.0) -> list[dict[str, Any]]:
+    """Have the process that holds the warehouse look at its experiments now, or as if `ahead` seconds later.
+
+    Returns its outcomes. Raises `AskError`.
+    """
+    query = urllib.parse.urlencode({"experiment": experiment, "force": str(force).lower(), "ahead": ahead})
     found: list[dict[str, Any]] = json.loads(_post(settings, f"/experiments/look?{query}", b"", 600))["outcomes"]
     return found
 

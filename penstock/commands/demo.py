@@ -126,10 +126,15 @@ def _on_a_stack(
     words: Mapping[str, str],
     interrupts: _Interrupts,
 ) -> Report:
+    from analytics.definitions import DefinitionError
     from penstock import demo_report
-    from penstock.demo import publish_experiment, replay
+    from penstock.demo import EXPERIMENT, publish_experiment, replay
     from penstock.demo_evidence import EvidenceError
+    from penstock.demo_experiment import demo_experiment, look_back
+    from penstock.experiment_reading import ReadingUnavailableError, ask
+    from penstock.report_file import ReportFileError
     from penstock.stack import LocalStack, StackError
+    from penstock.warehouse_client import AskError
     from producers.errors import BrokerUnavailableError
     from producers.publisher import DeliveryError
     from producers.replay import NoAnswerError
@@ -151,15 +156,20 @@ def _on_a_stack(
                 on_replay=watch.on_replay,
                 on_arrived=watch.on_arrived,
             )
+        looked = look_back(stack.settings)
         if options.as_json:
-            console.print_json(demo_report.document(report))
+            console.print_json(demo_report.document(report) | {"experiment": looked})
         else:
             demo_report.show(report, words)
+            demo_experiment(ask(stack.settings, EXPERIMENT), stack.state)
         if options.keep:
             demo_report.show_next(demo_report.next_steps(kept=True))
             console.note("\nthe stack runs on; Ctrl-C stops it")
             _until_interrupted()
-    except (StackError, EvidenceError, NoAnswerError, DeliveryError, BrokerUnavailableError) as error:
+    except (
+        StackError, EvidenceError, NoAnswerError, DeliveryError, BrokerUnavailableError, DefinitionError, AskError,
+        ReadingUnavailableError, ReportFileError,
+    ) as error:  # fmt: skip
         console.fail(str(error), code=1)
     finally:
         interrupts.ignore()

@@ -26,6 +26,7 @@ def ingest(
     from analytics.readonly import ReadOnlySql
     from analytics.warehouse import Warehouse, WarehouseError, WarehouseUnavailableError
     from penstock.console import fail, print_json, settings
+    from penstock.experiment_reading import serve
     from penstock.experiment_watch import ExperimentWatch, control_topic, plans_on
     from penstock.warehouse_app import AppServer, create_app
     from penstock.warehouse_config import warehouse_config
@@ -65,6 +66,7 @@ def ingest(
     try:
         watch = ExperimentWatch(for_looks, plans_on(control_topic(chosen)), chosen.experiments.watch_seconds)
         app = create_app(readonly, health, registry, watch.looks)
+        serve(app, watch.reading)
         with watch, AppServer(app, chosen.http.host, chosen.http.warehouse_port) as server:
             log.info("SQL, metrics and health at %s", server.url)
             if as_json:

@@ -14,14 +14,13 @@ from typing import Any, Final
 
 import numpy as np
 
-from analytics.definition_reader import from_toml
-from analytics.definitions import PLAN_KIND, Definition, Plan
+from analytics.definitions import PLAN_KIND, Plan
 from analytics.experiment_state import Advance, advance
 from analytics.warehouse import Warehouse
 from models.loading import LoadedModel
 from models.registry import ModelStore
 from models.routing import Experiment, Router
-from penstock.demo import EXPERIMENT, MODEL, OUTCOME, experiment
+from penstock.demo import EXPERIMENT, MODEL, OUTCOME, definition, experiment
 from penstock.demo_evidence import Run
 from penstock.flights.data import Dataset, Flight, dataset, features, flights
 from penstock.flights.signature import OUTPUT
@@ -35,11 +34,6 @@ FILE: Final = Path(__file__).parent / "experiment.toml"
 _ROWS: Final = 4096
 _GAP_US: Final = 2000
 _SCORING_US: Final = 3000
-
-
-def definition() -> Definition:
-    """The demo's experiment as an analyst defines it."""
-    return from_toml(FILE)
 
 
 def fill(warehouse: Warehouse, store: ModelStore, start: date, days: int, now: datetime) -> Plan:

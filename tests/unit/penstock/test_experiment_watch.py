@@ -58,5 +58,5 @@ def test_without_an_interval_a_round_is_made_only_when_it_is_asked_for() -> None
     session, control = Session(), Control()
     with watch(session, control, 0) as one:
         assert control.times == 0
-        found: list[dict[str, Any]] = one.looks("", False)
+        found: list[dict[str, Any]] = one.looks("", False, 0.0)
     assert (found, control.times, session.closed) == ([], 1, True)
