@@ -21,7 +21,7 @@ from penstock.demo import EXPERIMENT, experiment
 from penstock.docs import folder
 from penstock.flights.data import dataset
 from penstock.flights.evaluation import auc, log_loss
-from penstock.flights.evidence import definition
+from penstock.demo import definition
 
 PAGE = (folder() / sql_page.PAGE).read_text("utf-8")
 QUESTIONS = list(sql_page.questions(PAGE))
