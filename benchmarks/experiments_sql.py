@@ -128,16 +128,16 @@ def measure(warehouse: Warehouse, predictions: int) -> dict[str, Any]:
         second = advance(warehouse, plan, at)
     with _timed(found, "idle_look"):
         advance(warehouse, plan, at)
-        # What the job adds to that: the sums once more, all tests, and the rows of the look.
-        with _timed(found, "sums"):
-            some = summed(store, plan, at)
-        with _timed(found, "tests"):
-            reading = read_look(plan, 1, at, some)
-        with _timed(found, "write"):
-            warehouse.insert("experiment_looks", rows(reading))
-        with _timed(found, "idle_job_look"):
-            look(warehouse, store, plan, at, past_looks(warehouse, plan))
-        found["second_to_first"] = round(found["second_look_cpu_s"] / found["first_look_cpu_s"], 4)
+    # What the job adds to that: the sums once more, all tests, and the rows of the look.
+    with _timed(found, "sums"):
+        some = summed(store, plan, at)
+    with _timed(found, "tests"):
+        reading = read_look(plan, 1, at, some)
+    with _timed(found, "write"):
+        warehouse.insert("experiment_looks", rows(reading))
+    with _timed(found, "idle_job_look"):
+        look(warehouse, store, plan, at, past_looks(warehouse, plan))
+    found["second_to_first"] = round(found["second_look_cpu_s"] / found["first_look_cpu_s"], 4)
     found["slots"] = {"first": first.folded, "second": second.folded}
     found["units"] = sum(one.n for one in sums if one.metric == "bought")
     return found

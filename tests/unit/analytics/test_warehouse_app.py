@@ -199,18 +199,18 @@ def looking(warehouse: Warehouse, looks: Looks | None, host: str = "127.0.0.1") 
 
 
 def test_a_look_is_asked_for_by_post_and_answers_what_came_of_it(warehouse: Warehouse) -> None:
-    asked: list[tuple[str, bool]] = []
+    asked: list[tuple[str, bool, float]] = []
 
-    def looks(name: str, force: bool) -> list[dict[str, object]]:
-        asked.append((name, force))
+    def looks(name: str, force: bool, ahead: float) -> list[dict[str, object]]:
+        asked.append((name, force, ahead))
         return [{"experiment": "exp", "look": 1}]
 
     with warehouse.another() as session, looking(session, looks) as one:
-        answer = httpx.post(f"{one.url}/experiments/look", params={"experiment": "exp", "force": True})
+        answer = httpx.post(f"{one.url}/experiments/look", params={"experiment": "exp", "force": True, "ahead": 90})
         assert answer.json() == {"outcomes": [{"experiment": "exp", "look": 1}]}
         assert httpx.post(f"{one.url}/experiments/look").status_code == 200
         assert httpx.get(f"{one.url}/experiments/look").status_code == 405, "a link must not look"
-    assert asked == [("exp", True), ("", False)]
+    assert asked == [("exp", True, 90.0), ("", False, 0.0)]
 
 
 @pytest.mark.parametrize(
@@ -218,7 +218,7 @@ def test_a_look_is_asked_for_by_post_and_answers_what_came_of_it(warehouse: Ware
     [(WarehouseUnavailableError("away"), 503), (BrokerUnavailableError("away"), 503), (WarehouseError("away"), 400)],
 )
 def test_a_look_that_fails_says_why_in_one_line(warehouse: Warehouse, error: Exception, status: int) -> None:
-    def looks(_name: str, _force: bool) -> list[dict[str, object]]:
+    def looks(_name: str, _force: bool, _ahead: float) -> list[dict[str, object]]:
         raise error
 
     with warehouse.another() as session, looking(session, looks) as one:

@@ -17,11 +17,11 @@ from analytics.readonly import check_read_only
 from analytics.warehouse import Warehouse
 from models.routing import Router
 from penstock import sql_page
-from penstock.demo import EXPERIMENT, experiment
+from penstock.demo import EXPERIMENT, definition, experiment
 from penstock.docs import folder
 from penstock.flights.data import dataset
 from penstock.flights.evaluation import auc, log_loss
-from penstock.demo import definition
+
 
 PAGE = (folder() / sql_page.PAGE).read_text("utf-8")
 QUESTIONS = list(sql_page.questions(PAGE))
