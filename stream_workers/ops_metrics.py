@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any, Final
 
 import numpy.typing as npt
@@ -49,11 +49,13 @@ class _Lag:
             self._known.add((topic, partition))
             self._gauge.labels(topic, str(partition)).set(records)
 
-    def keep(self, assigned: set[tuple[str, int]]) -> None:
+    def keep(self, assigned: set[tuple[str, int]], topics: Collection[str] | None = None) -> None:
+        """Forget the partitions that are not among those assigned; of these topics only, where they are said."""
         with self._lock:
-            for topic, partition in self._known - assigned:
+            gone = {one for one in self._known - assigned if topics is None or one[0] in topics}
+            for topic, partition in gone:
                 self._gauge.remove(topic, str(partition))
-            self._known &= assigned
+            self._known -= gone
 
 
 class WorkerMetrics:
@@ -140,9 +142,12 @@ class WorkerMetrics:
         """How far behind the end of a partition the worker is."""
         self._lag.put(topic, partition, records)
 
-    def assigned(self, partitions: set[tuple[str, int]]) -> None:
-        """The (topic, partition)s that are the worker's now; the lag of all others is somebody else's to tell."""
-        self._lag.keep(partitions)
+    def assigned(self, topics: Collection[str], partitions: set[tuple[str, int]]) -> None:
+        """The (topic, partition)s of these topics that are the worker's now; others' lag is somebody else's to tell.
+
+        A worker's consumers speak each of its own topics: one must not silence the other.
+        """
+        self._lag.keep(partitions, topics)
 
     def device(self, name: str) -> None:
         """The device that scores: cpu or cuda:N."""

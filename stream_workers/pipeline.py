@@ -260,7 +260,7 @@ class Pipeline:
             return
         self._lag_at = now
         assigned = self._consumer.assignment()
-        self._metrics.assigned({(place.topic, place.partition) for place in assigned})
+        self._metrics.assigned(self._topics, {(place.topic, place.partition) for place in assigned})
         for place in self._consumer.position(assigned):
             _, high = self._consumer.get_watermark_offsets(place, cached=True)
             if high >= 0 and place.offset >= 0:

@@ -22,7 +22,6 @@ from penstock.docs import folder
 from penstock.flights.data import dataset
 from penstock.flights.evaluation import auc, log_loss
 
-
 PAGE = (folder() / sql_page.PAGE).read_text("utf-8")
 QUESTIONS = list(sql_page.questions(PAGE))
 

@@ -111,9 +111,11 @@ def test_lag_of_a_partition_that_was_given_back_is_forgotten() -> None:
     metrics = WorkerMetrics(registry, "w-1")
     metrics.lag("scoring.requests", 0, 7)
     metrics.lag("scoring.requests", 1, 9)
-    metrics.assigned({("scoring.requests", 1)})
+    metrics.lag("scoring.bulk", 0, 3)
+    metrics.assigned(["scoring.requests"], {("scoring.requests", 1)})
     assert registry.get_sample_value("penstock_lag", {"topic": "scoring.requests", "partition": "0"}) is None
     assert registry.get_sample_value("penstock_lag", {"topic": "scoring.requests", "partition": "1"}) == 9
+    assert registry.get_sample_value("penstock_lag", {"topic": "scoring.bulk", "partition": "0"}) == 3, "another's"
 
 
 def test_only_the_device_in_use_is_shown() -> None:
