@@ -35,7 +35,7 @@ _ANNOUNCED: Final = (
     *("bootstrap_servers", "group_protocol", "session_timeout_ms", "topic_prefix", "partitions"),
     *("consumer_properties", "producer_properties"),
 )
-# What a process may take to end whose broker has forgotten all that it could still say to it.
+# What a process may take to end when its broker has ended and forgets: there is nobody to finish with.
 _FORGOTTEN_SECONDS: Final = 1.5
 
 
@@ -254,25 +254,31 @@ class LocalStack:
         self._say(str(ended))
         if self._ops is not None:
             self._ops.ended(ended.service, str(ended))
+        # Clients would hold on to groups, offsets and producers that the next broker knows nothing of; and one that
+        # joins its old group there, and is then ended, leaves the group waiting for it.
+        if others := self._with_forgetful(ended.service):
+            self._supervisor.hold(others, _FORGOTTEN_SECONDS)
+            for one in others:
+                if self._ops is not None:
+                    self._ops.ended(one.name, "it waits for the broker, to start anew with it")
 
     def _restarted(self, service: Service) -> None:
         if self._ops is not None:
             self._ops.again(service.name)
+        lost = others = ""
         if isinstance(service, _BrokerService) and service.forgets:
-            self._begin_anew(service)
-        else:
-            self._say(f"{service.name} runs again")
+            lost = " and is empty: its topics were in memory, what was in them is lost"
+            if held := self._with_forgetful(service.name):
+                others = f"; {', '.join(one.name for one in held)} start anew"
+                self._supervisor.go_on(held, _FORGOTTEN_SECONDS)
+        self._say(f"{service.name} runs again{lost}{others}")
         self._announce()
 
-    def _begin_anew(self, broker: Service) -> None:
-        """Clients of a broker that forgot hold on to groups, offsets and producers that it knows nothing of."""
-        others = [one for one in self._supervisor.services if one is not broker]
-        anew = f"; {', '.join(one.name for one in others)} start anew" if others else ""
-        self._say(f"broker runs again and is empty: its topics were in memory, what was in them is lost{anew}")
-        for one in others:
-            if self._ops is not None:
-                self._ops.ended(one.name, "it starts anew, since the broker has lost everything")
-        self._supervisor.start_again(others, _FORGOTTEN_SECONDS)
+    def _with_forgetful(self, name: str) -> list[Service]:
+        """What has to start anew with the service of this name: all others, where it is a broker that forgets."""
+        services = self._supervisor.services
+        forgets = any(isinstance(one, _BrokerService) and one.forgets and one.name == name for one in services)
+        return [one for one in services if one.name != name] if forgets else []
 
     def _announce(self) -> None:
         stack = RunningStack(

@@ -155,11 +155,16 @@ class Ended:
 
 
 class _Watched:
-    """A service, the thread that waits on it, and the sign that it should start again at once."""
+    """A service and the thread that waits on it.
+
+    `held`: it was ended on purpose, or should not wait for its next start. `go`: it may be started.
+    """
 
     def __init__(self, service: Service, watch: Callable[[_Watched, float], None], began: float) -> None:
         self.service = service
-        self.again = threading.Event()
+        self.held = threading.Event()
+        self.go = threading.Event()
+        self.go.set()
         name = f"watch-{service.name}"
         self.thread = threading.Thread(target=watch, args=(self, began), name=name, daemon=True)
 
@@ -208,24 +213,27 @@ class Supervisor:
             if one.service in services:
                 one.thread.start()
 
-    def start_again(self, services: Sequence[Service], seconds: float) -> None:
-        """End services that run, each within `seconds`, and start them again at once: it is no failure of theirs.
+    def hold(self, services: Sequence[Service], seconds: float) -> None:
+        """End services, each within `seconds`, and keep them down until `go_on`: it is no failure of theirs.
 
-        Returns at once. One that waits for its next start waits no longer; one that was never ready is left alone.
+        Returns at once. One that was never ready is left alone.
         """
-        for one in self._watched:
-            if one.service in services and one.thread.is_alive():
-                runs = one.service.pid is not None
-                one.again.set()
-                if runs:
-                    name = f"stop-{one.service.name}"
-                    threading.Thread(target=one.service.stop, args=(seconds,), name=name, daemon=True).start()
+        for one in self._of(services):
+            one.go.clear()
+            one.held.set()
+            self._aside(one.service.name, one.service.stop, seconds)
+
+    def go_on(self, services: Sequence[Service], seconds: float) -> None:
+        """Start held services. Returns at once; what still runs of them is ended first, within `seconds`."""
+        for one in self._of(services):
+            self._aside(one.service.name, self._release, one, seconds)
 
     def stop(self) -> None:
         """Stop all services, the last started first, each within its own bound. Safe to call twice."""
         self._stopping.set()
-        for one in self._watched:
-            one.again.set()  # nobody waits for the end of a pause
+        for one in self._watched:  # nobody waits for the end of a pause
+            one.held.set()
+            one.go.set()
         while self._watched:
             last = self._watched[-1]
             last.service.stop()
@@ -246,18 +254,19 @@ class Supervisor:
             self._stopping.wait(_ASK_AGAIN)
 
     def _watch(self, watched: _Watched, began: float) -> None:
-        service, again = watched.service, watched.again
+        service = watched.service
         restarts = Restarts(self._back_off)
         how = ""
         while True:
             how = how or _how(service.wait())
-            if not again.is_set():
+            if not watched.held.is_set():
                 pause = restarts.pause(self._clock() - began)
                 self._on_end(Ended(service.name, how, service.log, pause))
-                again.wait(pause)
+                watched.held.wait(pause)
+            watched.go.wait()
             if self._stopping.is_set():
                 return
-            again.clear()
+            watched.held.clear()
             began = self._clock()
             try:
                 service.start()
@@ -270,6 +279,17 @@ class Supervisor:
                 return
             if not how and self._becomes_ready(service):
                 self._on_restart(service)
+
+    def _of(self, services: Sequence[Service]) -> list[_Watched]:
+        return [one for one in self._watched if one.service in services and one.thread.is_alive()]
+
+    def _release(self, one: _Watched, seconds: float) -> None:
+        # It may have been on its way up when it was held. Before `go` is set nothing new of it can come.
+        one.service.stop(seconds)
+        one.go.set()
+
+    def _aside(self, name: str, function: Callable[..., None], *arguments: object) -> None:
+        threading.Thread(target=function, args=arguments, name=f"aside-{name}", daemon=True).start()
 
     def _becomes_ready(self, service: Service) -> bool:
         """Wait until it is ready; False where it ended first, or all is to stop."""

@@ -71,7 +71,7 @@ def test_a_service_that_ends_is_started_again_and_said_so(tmp_path: Path) -> Non
     assert len(ended) == 1, "what was stopped on purpose is no news"
 
 
-def test_a_service_told_to_start_again_does_so_at_once_and_it_is_no_failure(tmp_path: Path) -> None:
+def test_a_held_service_is_down_until_it_may_go_on_and_that_is_no_failure(tmp_path: Path) -> None:
     ended: list[Ended] = []
     again = threading.Semaphore(0)
     supervisor = Supervisor(ended.append, lambda _service: again.release(), back_off=BackOff(first=3600, cap=3600))
@@ -79,7 +79,10 @@ def test_a_service_told_to_start_again_does_so_at_once_and_it_is_no_failure(tmp_
     supervisor.start(one, other)
     pids = {one.pid, other.pid}
     for _ in range(3):
-        supervisor.start_again([one], 5)
+        supervisor.hold([one], 5)
+        assert until(lambda: one.pid is None)
+        assert not again.acquire(timeout=0.3)
+        supervisor.go_on([one], 5)
         assert again.acquire(timeout=20)
         assert one.pid not in pids
         pids.add(one.pid)
@@ -89,7 +92,21 @@ def test_a_service_told_to_start_again_does_so_at_once_and_it_is_no_failure(tmp_
     assert (one.pid, other.pid) == (None, None)
 
 
-def test_a_service_told_to_start_again_in_its_pause_waits_no_longer(tmp_path: Path) -> None:
+def test_a_service_that_goes_on_before_it_was_down_is_a_new_one_all_the_same(tmp_path: Path) -> None:
+    again = threading.Event()
+    supervisor = Supervisor(on_restart=lambda _service: again.set())
+    deaf = program(tmp_path, "deaf", f"trap '' TERM; touch {tmp_path}/up; exec tail -f /dev/null")
+    supervisor.start(deaf)
+    assert until((tmp_path / "up").exists)
+    first = deaf.pid
+    supervisor.hold([deaf], 0.3)
+    supervisor.go_on([deaf], 0.3)
+    assert again.wait(20)
+    assert deaf.pid not in (first, None)
+    supervisor.stop()
+
+
+def test_a_service_held_in_its_pause_waits_for_that_alone(tmp_path: Path) -> None:
     ended, again = threading.Event(), threading.Event()
     back_off = BackOff(first=3600, cap=3600)
     supervisor = Supervisor(lambda _ended: ended.set(), lambda _service: again.set(), back_off=back_off)
@@ -98,10 +115,25 @@ def test_a_service_told_to_start_again_in_its_pause_waits_no_longer(tmp_path: Pa
     assert service.pid is not None
     os.kill(service.pid, signal.SIGKILL)
     assert ended.wait(20)
-    supervisor.start_again([service], 5)
+    supervisor.hold([service], 5)
+    assert not again.wait(0.3)
+    supervisor.go_on([service], 5)
     assert again.wait(20)
     assert service.pid is not None
     supervisor.stop()
+
+
+def test_stopping_does_not_wait_for_what_is_held(tmp_path: Path) -> None:
+    supervisor = Supervisor()
+    service = Program("one", FOREVER, tmp_path / "one.log")
+    supervisor.start(service)
+    supervisor.hold([service], 5)
+    assert until(lambda: service.pid is None)
+    stopper = threading.Thread(target=supervisor.stop, daemon=True)
+    stopper.start()
+    stopper.join(20)
+    assert not stopper.is_alive()
+    assert service.pid is None
 
 
 def test_a_restart_is_told_once_the_service_is_ready(tmp_path: Path) -> None:
