@@ -44,6 +44,7 @@ USES: Final[Mapping[str, _Use]] = {
     "outcomes": _Use("Outcome", _USER, "applications", "ingest"),
     "dead_letters": _Use("DeadLetter", "the record's", "scoring workers, ingest", "ingest, people"),
     "control": _Use("Control", "`kind/name`", "`penstock control`, `penstock experiments`", "scoring workers, ingest"),
+    "alerts": _Use("Alert", "alert_id", "monitor, alert engine", "alert engine, monitor"),
 }
 
 
@@ -62,10 +63,12 @@ def topics_table(partitions: int) -> str:
 
 
 def _kept(spec: TopicSpec) -> str:
-    if spec.config.get("cleanup.policy") == "compact":
+    policy = spec.config.get("cleanup.policy", "delete")
+    if policy == "compact":
         return "compacted"
     days = int(spec.config["retention.ms"]) / DAY_MS
-    return f"{days:g} d" if days >= 1 else f"{days * 24:g} h"
+    for_long = f"{days:g} d" if days >= 1 else f"{days * 24:g} h"
+    return f"compacted, {for_long}" if "compact" in policy else for_long
 
 
 def records() -> str:
