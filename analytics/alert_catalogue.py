@@ -17,7 +17,10 @@ Source = Literal["rule", "monitor", "experiment", "drift"]
 
 @dataclass(frozen=True, slots=True)
 class Metric:
-    """One metric: either `sql` (see the module) or `series`, a gauge of the warehouse process, summed by `labels`."""
+    """One metric: either `sql` (see the module) or `series`, a gauge of the warehouse process, summed by `labels`.
+
+    `source` is never monitor: that is what the live monitor itself reports, which no rule may end.
+    """
 
     name: str
     meaning: str
@@ -170,7 +173,6 @@ _ALL: Final = (
             "SELECT rule AS monitor_rule, count() AS value, count() AS n FROM alerts_now "
             "WHERE source = 'monitor' AND state = 'firing' GROUP BY monitor_rule"
         ),
-        source="monitor",
     ),
     Metric(
         "retrain_open_hours",

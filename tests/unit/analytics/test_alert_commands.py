@@ -248,3 +248,5 @@ def test_the_address_of_a_webhook_is_nobodys_business(tmp_path: Path) -> None:
     assert "topsecret" not in str(settings)
     assert "'form': 'slack'" in str(settings)
     assert list(receivers_of(settings.alerts)) == ["team", "log"]
+    child = load(environ=settings.environment(), stack=False)
+    assert child.alerts == settings.alerts, "what `penstock up` was told is what ingest is told"

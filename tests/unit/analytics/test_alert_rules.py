@@ -122,3 +122,4 @@ def test_the_shipped_rules_are_sound_and_flap_for_nobody() -> None:
         # A share of a handful is no share: whatever is a part of requests has to say of how many at least.
         assert rule.min_n >= 100 or not rule.metric.endswith(("_share", "_p99_ms"))
         assert known.sql or known.series
+    assert "monitor" not in {one.source for one in CATALOGUE.values()}, "what the monitor reports no rule may end"
