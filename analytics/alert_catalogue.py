@@ -33,7 +33,7 @@ class Metric:
 
 
 _NOW: Final = "fromUnixTimestamp64Micro({now:Int64}, 'UTC')"
-# By the minute, as the projection `per_minute` has it: the question then reads minutes and no predictions.
+# By the minute and grouped as the projection `per_minute` is: the question then reads minutes and no predictions.
 _MINUTES: Final = (
     f"toStartOfMinute(scored_at) >= toStartOfMinute({_NOW} - toIntervalSecond({{window:UInt32}})) "
     f"AND toStartOfMinute(scored_at) <= toStartOfMinute({_NOW})"
@@ -42,8 +42,9 @@ _MINUTES: Final = (
 
 def _share(codes: str) -> str:
     return (
-        f"SELECT model, version, countIf(code IN ({codes})) / count() AS value, count() AS n "  # noqa: S608 - ours
-        f"FROM predictions WHERE {_MINUTES} GROUP BY model, version"
+        f"SELECT model, version, sumIf(c, code IN ({codes})) / sum(c) AS value, sum(c) AS n "  # noqa: S608 - ours
+        f"FROM (SELECT model, version, code, count() AS c FROM predictions WHERE {_MINUTES} "
+        "GROUP BY model, version, code) GROUP BY model, version"
     )
 
 
@@ -97,9 +98,10 @@ _ALL: Final = (
         "how long ago the last prediction was, of a model that had some within a day",
         ("model",),
         sql=(
-            f"SELECT model, dateDiff('second', max(toStartOfMinute(scored_at)), {_NOW}) AS value, "  # noqa: S608 - ours
-            f"count() AS n FROM predictions WHERE toStartOfMinute(scored_at) >= {_NOW} - INTERVAL 1 DAY "
-            f"AND toStartOfMinute(scored_at) <= {_NOW} GROUP BY model"
+            f"SELECT model, dateDiff('second', max(minute), {_NOW}) AS value, sum(c) AS n "  # noqa: S608 - ours
+            "FROM (SELECT model, toStartOfMinute(scored_at) AS minute, count() AS c FROM predictions "
+            f"WHERE toStartOfMinute(scored_at) >= toStartOfMinute({_NOW} - INTERVAL 1 DAY) "
+            f"AND toStartOfMinute(scored_at) <= toStartOfMinute({_NOW}) GROUP BY model, minute) GROUP BY model"
         ),
     ),
     Metric(

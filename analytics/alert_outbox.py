@@ -276,10 +276,12 @@ class Outbox:
         on = {group_of(one.newest, policy) for one in self._entries.values() if one.newest.state == "firing"}
         # A group in which nothing goes on any more starts anew next time.
         line.groups = {key: at for key, at in line.groups.items() if key in on or now - at < policy.interval}
+        groups: dict[tuple[tuple[str, str], ...], tuple[list[Alert], list[Alert]]] = {}
+        for which, alerts in enumerate((firing, resolved)):
+            for one in alerts:
+                groups.setdefault(group_of(one, policy), ([], []))[which].append(one)
         found: list[Message] = []
-        for key in dict.fromkeys(group_of(one, policy) for one in (*firing, *resolved)):
-            its_firing = [one for one in firing if group_of(one, policy) == key]
-            its_resolved = [one for one in resolved if group_of(one, policy) == key]
+        for key, (its_firing, its_resolved) in groups.items():
             news = [one for one in (*its_firing, *its_resolved) if one.alert_id not in again]
             last = line.groups.get(key)
             if news and last is None and now - min(one.changed_at for one in news) < policy.wait:

@@ -22,6 +22,8 @@ from analytics.alert_rules import Rule
 State = Literal["pending", "firing", "resolved"]
 # One rule that finds more than this is a rule gone wrong, and nobody reads so many alerts.
 MOST_ALERTS: Final = 1000
+# Reports that were resolved and may come again; more than the topic keeps are not remembered.
+_CLOSED_KEPT: Final = 100_000
 _TICK: Final = timedelta(microseconds=1)
 
 
@@ -187,7 +189,7 @@ class AlertBook:
             evidence=report.evidence,
         )
         if report.state == "resolved":
-            self._closed[report.alert_id] = None
+            self._close(report.alert_id)
             if known is not None and known.alert_id == report.alert_id:
                 del self._active[mark]
                 after = max(alert.changed_at, known.changed_at + _TICK)
@@ -200,7 +202,7 @@ class AlertBook:
         if known is None:
             return [alert]
         # The old occurrence ends where the new one takes over.
-        self._closed[known.alert_id] = None
+        self._close(known.alert_id)
         return [replace(known, state="resolved", changed_at=max(alert.changed_at, known.changed_at + _TICK)), alert]
 
     def retire(self, rules: Iterable[str], now: datetime) -> list[Alert]:
@@ -216,8 +218,13 @@ class AlertBook:
         gone = [one for one in self._active.values() if one.source == "monitor" and one.started_at < before]
         for one in gone:
             del self._active[one.fingerprint]
-            self._closed[one.alert_id] = None
+            self._close(one.alert_id)
         return [replace(one, state="resolved", changed_at=now) for one in gone]
+
+    def _close(self, alert_id: str) -> None:
+        self._closed[alert_id] = None
+        if len(self._closed) > _CLOSED_KEPT:
+            del self._closed[next(iter(self._closed))]
 
     def _hold(
         self, rule: Rule, mark: str, sample: Sample, labels: dict[str, str], summary: str, now: datetime

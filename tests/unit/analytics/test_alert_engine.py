@@ -10,6 +10,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
+from chdb_home import fresh_warehouse
 from prometheus_client import CollectorRegistry
 
 from analytics.alert_catalogue import CATALOGUE
@@ -19,6 +20,7 @@ from analytics.alert_rules import Condition, Rule, shipped_rules
 from analytics.alert_samples import Sampler, samples_of
 from analytics.alert_silences import SilenceError
 from analytics.alert_state import AlertSampleError, Report, Sample
+from analytics.migrate import migrate
 from analytics.readonly import ReadOnlySql
 from analytics.warehouse import Warehouse, WarehouseUnavailableError
 from stream_workers.alert_engine import AlertEngine, Told
@@ -389,10 +391,18 @@ FILL = (
 )
 
 
-def test_the_metrics_of_the_catalogue_measure_what_they_say(warehouse: Warehouse) -> None:
-    world = World(warehouse)
-    for sql in FILL:
-        world.warehouse.command(sql.replace("{t}", MINUTE).replace("{ms}", f"toDateTime64({MINUTE}, 3)"))
+@pytest.fixture(scope="module")
+def filled() -> Iterator[Warehouse]:
+    """Something of everything that the catalogue measures; nobody writes to it but the last rounds of one engine."""
+    with fresh_warehouse() as made:
+        migrate(made)
+        for sql in FILL:
+            made.command(sql.replace("{t}", MINUTE).replace("{ms}", f"toDateTime64({MINUTE}, 3)"))
+        yield made
+
+
+def test_the_metrics_of_the_catalogue_measure_what_they_say(filled: Warehouse) -> None:
+    world = World(filled)
     sampler = Sampler(world.warehouse, ReadOnlySql(world.warehouse.another()), world.figures)
     world.lag = {"predictions": 12}
 
@@ -433,6 +443,16 @@ def test_the_metrics_of_the_catalogue_measure_what_they_say(warehouse: Warehouse
     assert on["errors"].state == "pending"
     assert on["drift"].summary == "distance of a version 1 drifts: psi 0.400 over 900 rows, 0.020 without drift"
     assert found("monitor_alerts") == [Sample({"monitor_rule": "guardrail"}, 1, 1)]
+
+
+@pytest.mark.parametrize(
+    "name", ["error_share", "refused_share", "late_share", "latency_p99_ms", "seconds_since_prediction"]
+)
+def test_what_is_asked_of_predictions_every_few_seconds_reads_minutes_and_no_predictions(
+    filled: Warehouse, name: str
+) -> None:
+    parameters = {"now": round(START.timestamp() * 1e6), "window": 300}
+    filled.query(f"{CATALOGUE[name].sql} SETTINGS force_optimize_projection = 1", parameters)
 
 
 def test_a_rules_own_question_gives_labels_a_value_and_figures() -> None:
