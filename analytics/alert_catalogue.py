@@ -129,14 +129,14 @@ _ALL: Final = (
     ),
     Metric(
         "performance_fall",
-        "by which part of its reference accuracy, F1 or AUC (measured or estimated) has fallen",
+        "by which part of its reference accuracy, F1 or AUC (measured or estimated) fell, where so few rows would not",
         ("model", "version", "kind", "metric", "slice_by", "slice"),
         ("n", "figure", "reference"),
         sql=(
             "SELECT model, version, kind, metric, slice_by, slice, "  # noqa: S608 - ours
             f"(reference - figure) / reference AS value, n, figure, reference FROM ({_NEWEST_DRIFT}) "
-            "WHERE kind IN ('concept', 'estimate') AND metric IN ('accuracy', 'f1', 'auc', 'cbpe_auc') "
-            "AND verdict != 'too few' AND reference > 0"
+            "WHERE kind IN ('concept', 'estimate') AND match(metric, '^(cbpe_)?(accuracy|f1|auc)$') "
+            "AND verdict IN ('watch', 'drift') AND reference > 0"
         ),
         source="drift",
     ),
