@@ -52,7 +52,9 @@ _NEWEST_LOOK: Final = (
     "SELECT experiment, argMax(started_at, looked_at) AS run, argMax(srm_p, looked_at) AS srm_p, "  # noqa: S608 - ours
     "argMax(decision, looked_at) AS decision, argMax(units, looked_at) AS units, "
     "argMax(crossed, looked_at) AS crossed, max(looked_at) AS looked FROM experiment_results "
-    f"WHERE looked_at > {_NOW} - INTERVAL 2 DAY GROUP BY experiment"
+    f"WHERE looked_at > {_NOW} - INTERVAL 2 DAY "
+    # What is stopped harms nobody any more.
+    f"AND experiment IN (SELECT experiment FROM experiment_runs WHERE ended_at > {_NOW}) GROUP BY experiment"
 )
 # A figure of drift speaks for its window: the newest of each counts, and none that is over a week old.
 _NEWEST_DRIFT: Final = (
@@ -142,14 +144,14 @@ _ALL: Final = (
     ),
     Metric(
         "experiment_split_p",
-        "p-value of the sample-ratio check at an experiment's newest look: small where the split is broken",
+        "p-value of the sample-ratio check at a running experiment's newest look: small where the split is broken",
         ("experiment",),
         sql=f"SELECT experiment, srm_p AS value, units AS n FROM ({_NEWEST_LOOK})",  # noqa: S608 - ours
         source="experiment",
     ),
     Metric(
         "experiment_crossed_share",
-        "part of an experiment's users that met two variants",
+        "part of a running experiment's users that met two variants",
         ("experiment",),
         sql=(
             f"SELECT experiment, crossed / units AS value, units AS n FROM ({_NEWEST_LOOK}) "  # noqa: S608 - ours
@@ -159,7 +161,7 @@ _ALL: Final = (
     ),
     Metric(
         "experiment_rollback",
-        "1 where an experiment's newest look decided to roll back",
+        "1 where a running experiment's newest look decided to roll back",
         ("experiment",),
         sql=(
             "SELECT experiment, toUInt8(decision = 'roll back') AS value, units AS n "  # noqa: S608 - ours

@@ -195,12 +195,15 @@ def alert_metrics() -> str:
 
 def shipped_alerts() -> str:
     """A Markdown table of the rules that come with Penstock."""
-    rows = ["| rule | metric | when | for | severity |", "|---|---|---|---|---|"]
+    rows = ["| rule | metric | of | when | for | severity |", "|---|---|---|---|---|---|"]
     for one in shipped_rules():
         hold = f"{one.hold.total_seconds() / 60:g} min" if one.hold else ""
         enough = f", n ≥ {one.min_n}" if one.min_n else ""
         when = _cell(str(one.condition)) + enough
-        rows.append(f"| `{one.name}` | `{one.metric}` | {when} | {hold} | {one.severity} |")
+        only = ", ".join(
+            f"{label} {' or '.join(values)}" if any(values) else f"no {label}" for label, values in one.where.items()
+        )
+        rows.append(f"| `{one.name}` | `{one.metric}` | {only} | {when} | {hold} | {one.severity} |")
     return "\n".join(rows)
 
 

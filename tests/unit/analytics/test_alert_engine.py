@@ -383,9 +383,14 @@ FILL = (
     SELECT 'a', '1', {t}, {t}, '', '', 'concept', '', 'auc', 0.63, 800, 0.7, nan, nan, 'drift', '', {t}""",
     """INSERT INTO experiment_looks (experiment, started_at, look, looked_at, metric, variant, decision, srm_p, units,
         crossed)
-    SELECT 'exp', {t} - INTERVAL 9 DAY, number, {t} - toIntervalHour(2 - number), 'm', 'b',
-        if(number = 2, 'roll back', 'keep going'), if(number = 2, 0.001, 0.5), 2000, 40
-    FROM numbers(3)""",
+    SELECT if(number < 3, 'exp', 'stopped'), {t} - INTERVAL 9 DAY, number % 3, {t} - toIntervalHour(2 - number % 3),
+        'm', 'b', if(number % 3 = 2, 'roll back', 'keep going'), if(number % 3 = 2, 0.001, 0.5), 2000, 40
+    FROM numbers(6)""",
+    """INSERT INTO control_history (kind, name, body, deleted, log_time)
+    SELECT 'experiment-plan', ['exp', 'stopped'][number + 1],
+        concat('{"started_at": 1, "stopped_at": ', toString(number), ', "definition": {"model": "a", "control": "c"}}'),
+        false, {ms}
+    FROM numbers(2)""",
     """INSERT INTO control_history (kind, name, changed_at, deleted, log_time, log_offset)
     SELECT 'retrain', ['a', 'b', 'b'][number + 1], {t} - INTERVAL 50 HOUR, number = 2, {ms}, number FROM numbers(3)""",
 )

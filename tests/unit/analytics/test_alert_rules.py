@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from datetime import timedelta
 from pathlib import Path
 
@@ -9,6 +10,7 @@ import pytest
 
 from analytics.alert_catalogue import CATALOGUE
 from analytics.alert_rules import AlertRuleError, Condition, parse_rules, read_rules, shipped_rules
+from penstock.settings import load
 
 RULE = """
 [[rules]]
@@ -111,6 +113,15 @@ def test_a_condition_compares_as_it_says_and_never_holds_for_what_is_no_number(
     (rule,) = parse_rules(changed('"> 1%"', f'"{when}"'), "alerts.toml")
     assert rule.condition.holds(value) is holds
     assert not rule.condition.holds(float("nan"))
+
+
+def test_the_rules_and_settings_on_the_page_are_valid(tmp_path: Path) -> None:
+    page = (Path(__file__).parents[3] / "docs" / "alerts.md").read_text("utf-8")
+    rules, settings = re.findall(r"^```toml\n(.*?)^```", page, re.MULTILINE | re.DOTALL)
+    assert [one.name for one in parse_rules(rules, "alerts.md")] == ["errors", "quiet-hour"]
+    (tmp_path / "penstock.toml").write_text(settings, "utf-8")
+    chosen = load(tmp_path / "penstock.toml", environ={}, stack=False).alerts
+    assert [(name, one.form) for name, one in chosen.webhooks.items()] == [("oncall", "slack"), ("tickets", "json")]
 
 
 def test_the_shipped_rules_are_sound_and_flap_for_nobody() -> None:

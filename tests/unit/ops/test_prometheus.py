@@ -44,6 +44,15 @@ def test_alertmanager_takes_its_configuration() -> None:
     assert code == 0, said
 
 
+def test_prometheus_and_ingest_tell_the_alertmanager_there_is() -> None:
+    services = yaml.safe_load((ROOT / "docker-compose.yml").read_text("utf-8"))["services"]
+    config = yaml.safe_load((PROMETHEUS / "prometheus.yml").read_text("utf-8"))
+    (target,) = config["alerting"]["alertmanagers"][0]["static_configs"][0]["targets"]
+    host, _, port = target.partition(":")
+    assert services[host]["ports"] == [f"127.0.0.1:{port}:{port}"]
+    assert services["ingest"]["environment"]["PENSTOCK_ALERTS__ALERTMANAGER"] == f'["http://{target}"]'
+
+
 def test_every_rule_is_tested_has_a_severity_and_says_what_is_wrong() -> None:
     tested = {one["alertname"] for test in TESTS["tests"] for one in test["alert_rule_test"] if one["exp_alerts"] != []}
     assert tested == set(ALERTS)
