@@ -31,6 +31,7 @@ from penstock.settings_sections import (
     KafkaSettings,
     LogSettings,
     ModelSettings,
+    MonitorSettings,
     StackSettings,
     WorkerSettings,
 )
@@ -46,6 +47,7 @@ __all__ = [
     "KafkaSettings",
     "LogSettings",
     "ModelSettings",
+    "MonitorSettings",
     "Settings",
     "SettingsError",
     "StackSettings",
@@ -68,6 +70,7 @@ class Settings(BaseSettings):
     worker: WorkerSettings = WorkerSettings()
     ingest: IngestSettings = IngestSettings()
     experiments: ExperimentSettings = ExperimentSettings()
+    monitor: MonitorSettings = MonitorSettings()
     http: HttpSettings = HttpSettings()
     stack: StackSettings = StackSettings()
     log: LogSettings = LogSettings()
