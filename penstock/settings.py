@@ -32,6 +32,7 @@ from penstock.settings_sections import (
     KafkaSettings,
     LogSettings,
     ModelSettings,
+    MonitorSettings,
     StackSettings,
     WorkerSettings,
 )
@@ -48,6 +49,7 @@ __all__ = [
     "KafkaSettings",
     "LogSettings",
     "ModelSettings",
+    "MonitorSettings",
     "Settings",
     "SettingsError",
     "StackSettings",
@@ -71,6 +73,7 @@ class Settings(BaseSettings):
     ingest: IngestSettings = IngestSettings()
     experiments: ExperimentSettings = ExperimentSettings()
     alerts: AlertSettings = AlertSettings()
+    monitor: MonitorSettings = MonitorSettings()
     http: HttpSettings = HttpSettings()
     stack: StackSettings = StackSettings()
     log: LogSettings = LogSettings()

@@ -5,10 +5,10 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Final, Literal
+from typing import Annotated, Any, Final, Literal, Self
 from urllib.parse import urlsplit
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
 
 from penstock.settings_errors import hide
 from schemas.partitioning import PARTITIONER
@@ -304,6 +304,62 @@ def _http_address(value: str) -> str:
     return value
 
 
+class Limits(_Section):
+    """Limits that differ from `[monitor]`'s."""
+
+    p99_ms: float | None = Field(default=None, ge=0)
+    error_rate: float | None = Field(default=None, ge=0, le=1)
+    score_psi: float | None = Field(default=None, ge=0)
+    feature_psi: float | None = Field(default=None, ge=0)
+    min_rows: int | None = Field(default=None, ge=1)
+    min_score_rows: int | None = Field(default=None, ge=1)
+
+    def given(self) -> dict[str, float | None]:
+        """Those that somebody set."""
+        return {name: getattr(self, name) for name in self.model_fields_set}
+
+
+class MonitorSettings(_Section):
+    """The live monitor: what a window of traffic may not exceed."""
+
+    group: str = Field(default="penstock-monitor", min_length=1)
+    """Its consumer group, and the beginning of its changelog topic's name."""
+    window_seconds: int = Field(default=60, ge=1, le=3600)
+    """How much traffic is looked at: the last so many seconds. A whole number of panes."""
+    pane_seconds: int = Field(default=5, ge=1)
+    """How finely the window slides."""
+    p99_ms: float | None = Field(default=None, ge=0)
+    """Latency, from sent to scored, of 99% of the rows; not set: the manifest's p99_target, else 1000; 0: no limit."""
+    error_rate: float = Field(default=0.05, ge=0, le=1)
+    """The share of rows that may fail for other reasons than what their sender did; 0: no limit."""
+    score_psi: float = Field(default=0.25, ge=0)
+    """How far scores may move from the version's profile, or the control's scores where it has none; 0: no limit."""
+    feature_psi: float = Field(default=0.0, ge=0)
+    """The same of each feature; 0: no limit. A minute of traffic is not a day, so that features move all the time."""
+    min_rows: int = Field(default=200, ge=1)
+    """Rows in a window before its p99 and error rate can be a breach."""
+    min_score_rows: int = Field(default=1000, ge=1)
+    """Rows in a window before a shift can be a breach."""
+    recovery_share: float = Field(default=0.8, gt=0, le=1)
+    """A breach is over below this share of its limit,"""
+    recovery_seconds: float = Field(default=30.0, ge=0)
+    """kept for so long."""
+    models: dict[str, Limits] = {}
+    """Limits of one model, by its name: `[monitor.models.flight-delay]`, `p99_ms = 200`."""
+    experiments: dict[str, Limits] = {}
+    """Limits of one experiment's variants, which win over the model's: `[monitor.experiments.NAME]`."""
+    stop: bool = True
+    """Whether a variant at fault is stopped; false: there is an alert only."""
+
+    @model_validator(mode="after")
+    def _whole_panes(self) -> Self:
+        if self.window_seconds % self.pane_seconds:
+            raise ValueError(
+                f"window_seconds = {self.window_seconds} is no whole number of panes of {self.pane_seconds} s"
+            )
+        return self
+
+
 class HttpSettings(_Section):
     """Where the processes listen for their operators."""
 
@@ -313,6 +369,8 @@ class HttpSettings(_Section):
     """A worker's /metrics, /healthz and /readyz; 0: any free port."""
     warehouse_port: int = Field(default=8123, ge=0, le=65535)
     """Ingest's /metrics, /healthz, /readyz and read-only /sql; 0: any free port."""
+    monitor_port: int = Field(default=0, ge=0, le=65535)
+    """The monitor's /metrics, /healthz and /readyz; 0: any free port."""
     stack_port: int = Field(default=0, ge=0, le=65535)
     """The /metrics, /healthz and /readyz of `penstock up` itself; 0: any free port."""
 
@@ -322,6 +380,8 @@ class StackSettings(_Section):
 
     workers: int = Field(default=1, ge=0, le=256)
     """Scoring workers."""
+    monitor: bool = True
+    """Whether the live monitor runs too."""
     broker: str = "embedded"
     """"embedded", "kafka" (a local Apache Kafka, needs java and mvn), or the host:port of one that runs already."""
     broker_port: int = Field(default=9092, ge=0, le=65535)

@@ -136,6 +136,7 @@ def samples() -> tuple[Record, ...]:
             score_sum_squares=0.75,
             score_histogram=(0, 0, 3),
             errors={"INVALID_ARGUMENT": 1},
+            feature_histograms={"distance": (1, 0, 2)},
         ),
         Outcome(
             outcome_id="o-1",

@@ -151,6 +151,7 @@ class BatchSummary:
     score_sum_squares: float = 0.0
     score_histogram: tuple[int, ...] = ()
     errors: Mapping[str, int] = field(default_factory=dict)
+    feature_histograms: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

@@ -52,6 +52,7 @@ PARTS: dict[type[Record], dict[str, st.SearchStrategy[object]]] = {
         "latency_histogram": counts,
         "score_histogram": counts,
         "errors": st.dictionaries(texts, longs, max_size=3),
+        "feature_histograms": st.dictionaries(texts, counts, max_size=3),
     },
     Outcome: {},
     DeadLetter: {
