@@ -12,6 +12,7 @@ import yaml
 from chdb_home import fresh_warehouse
 
 from analytics.migrate import migrate
+from stream_workers.monitor_metrics import MonitorMetrics
 from stream_workers.ops import IngestMetrics, WorkerMetrics, new_registry
 from stream_workers.ops_alerts import AlertMetrics
 
@@ -61,6 +62,7 @@ def test_every_metric_that_a_panel_asks_for_exists() -> None:
     WorkerMetrics(registry, "w")
     IngestMetrics(registry)
     AlertMetrics(registry)
+    MonitorMetrics(registry)
     there: set[str] = set()
     for family in registry.collect():
         ends = {"counter": ("_total",), "histogram": ("_bucket", "_sum", "_count")}.get(family.type, ("",))
