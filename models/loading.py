@@ -12,6 +12,7 @@ import numpy as np
 from models.errors import ArtifactError, DeviceLostError, DeviceOutOfMemoryError, InferenceError
 from models.manifest import Manifest
 from models.padding import Merged, merge, padded_rows, split
+from models.profile_bins import FeatureBins
 from models.registry import ModelStore
 from models.session import DATATYPES, Session
 from models.signature import Signature
@@ -34,6 +35,7 @@ class LoadedModel:
         self.session = session
         self.signature = manifest.signature
         self.name, self.version = manifest.name, manifest.version
+        self.feature_bins = FeatureBins(manifest.profile, manifest.signature)
         self._what = f"model {manifest.name} {manifest.version}"
         self._buckets = manifest.batching.buckets
         self._compare()

@@ -1,6 +1,7 @@
-"""The local stack: broker, topics, warehouse and scoring workers, and so how the parts of Penstock fit together.
+"""The local stack: broker, topics, warehouse, monitor and workers, and so how the parts of Penstock fit together.
 
-    broker ── topics ── ingest (writes the warehouse, answers /sql) ── workers (score what is asked)
+    broker ── topics ── ingest (writes the warehouse, answers /sql) ─┬─ monitor (raises alerts, stops what does harm)
+                                                                     └─ workers (score what is asked)
 
 They start in this order, each waits until the one before is ready, and stop in the reverse order. Every process is
 supervised: what ends is started again with growing pauses; where a broker that keeps everything in memory comes back
@@ -89,7 +90,7 @@ class LocalStack:
             self._prepare(self.settings)
             if self.ingest:
                 self._start_ingest()
-            self._start_workers()
+            self._start_monitor_and_workers()
             self._announce()
         except (ServiceError, BrokerError, BrokerUnavailableError, OpsServerError) as error:
             self.stop()
@@ -124,7 +125,8 @@ class LocalStack:
 
     def _start_ops(self) -> None:
         own = ["broker"] if self.broker in (EMBEDDED, KAFKA) else []
-        names = [*own, *(["ingest"] if self.ingest else []), *self._worker_names()]
+        monitor = ["monitor"] if self.settings.stack.monitor else []
+        names = [*own, *(["ingest"] if self.ingest else []), *monitor, *self._worker_names()]
         http = self.settings.http
         self._ops = StackOps(http.host, http.stack_port, names)
         self.addresses["up"] = self._ops.url
@@ -181,11 +183,17 @@ class LocalStack:
         self._say("starting ingest and the warehouse")
         self._run(self._command("ingest", self.settings.http.warehouse_port, "ingest"))
 
-    def _start_workers(self) -> None:
-        if not self.workers:
-            return
-        self._say(f"starting {self.workers} scoring worker{'s' if self.workers > 1 else ''}")
-        self._run(*(self._command(name, free_port(), "worker", "--name", name) for name in self._worker_names()))
+    def _start_monitor_and_workers(self) -> None:
+        """Side by side: each joins a group, which takes a while."""
+        services = []
+        if self.settings.stack.monitor:
+            http = self.settings.http
+            self._say("starting the live monitor")
+            services.append(self._command("monitor", http.monitor_port or free_port(), "monitor"))
+        if self.workers:
+            self._say(f"starting {self.workers} scoring worker{'s' if self.workers > 1 else ''}")
+        services += [self._command(name, free_port(), "worker", "--name", name) for name in self._worker_names()]
+        self._run(*services)
 
     # -- what they have in common
 
@@ -209,7 +217,8 @@ class LocalStack:
 
     def _command(self, name: str, port: int, *arguments: str) -> Program:
         """A Penstock command as a service that listens for its operators on `port`."""
-        http = self.settings.http.model_copy(update={"worker_port": port})
+        ports = {"monitor_port": port} if name == "monitor" else {"worker_port": port}
+        http = self.settings.http.model_copy(update=ports)
         settings = self.settings.model_copy(update={"http": http})
         # Settings travel in the environment alone: what this process was told is what its children are told.
         inherited = {key: value for key, value in os.environ.items() if not key.startswith("PENSTOCK_")}

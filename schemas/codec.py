@@ -251,6 +251,10 @@ def _strings(item: dict[str, Any]) -> StringColumn:
     return StringColumn(**item)
 
 
+def _histograms(items: dict[str, list[int]]) -> dict[str, tuple[int, ...]]:
+    return {name: tuple(counts) for name, counts in items.items()}
+
+
 _CONVERT: Final[Mapping[str, Mapping[str, Callable[[Any], Any]]]] = {
     "ScoreRequest": {"inputs": _tensors},
     "ScoreBatch": {"inputs": _tensors, "columns": _tensors},
@@ -262,7 +266,7 @@ _CONVERT: Final[Mapping[str, Mapping[str, Callable[[Any], Any]]]] = {
         "features": _columns,
         "outputs": _columns,
     },
-    "BatchSummary": {"latency_histogram": tuple, "score_histogram": tuple},
+    "BatchSummary": {"latency_histogram": tuple, "score_histogram": tuple, "feature_histograms": _histograms},
 }
 
 

@@ -154,6 +154,9 @@ def _summaries(records: Sequence[Any]) -> tuple[dict[str, Any], None]:
     return one_each | {
         "scored_at": _times(np.array([one.scored_at for one in records], np.int64)),
         "errors": pa.array([list(one.errors.items()) for one in records], pa.map_(pa.string(), pa.int64())),
+        "feature_histograms": pa.array(
+            [list(one.feature_histograms.items()) for one in records], pa.map_(pa.string(), pa.list_(pa.int64()))
+        ),
     }, None
 
 

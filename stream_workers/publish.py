@@ -118,9 +118,10 @@ class Publisher:
             chosen = [answers[i] for i in where]
             batch_id = self._batch_id()
             merged = np.concatenate([sent[i][2] for i in where])
+            seen = model.feature_bins.count([piece.inputs for piece in chosen])
             published = [
                 *self._log(chosen, batch_id, now, Code.OK, (), model.device, merged, [sent[i][1] for i in where]),
-                self._summary(chosen, batch_id, now, model.device, run, merged, Code.OK),
+                self._summary(chosen, batch_id, now, model.device, run, merged, Code.OK, seen),
             ]
             # Most micro-batches lie within one epoch, so finishing them is one call.
             self._ledger.finish(chosen[0].epoch, sum(piece.count for piece in chosen), published)
@@ -226,6 +227,7 @@ class Publisher:
         run: Run | None,
         scores: Array,
         code: Code,
+        features: Mapping[str, tuple[int, ...]] | None = None,
     ) -> Output:
         first = pieces[0]
         requests = sum(piece.count for piece in pieces)
@@ -257,6 +259,7 @@ class Publisher:
             score_sum_squares=float((known * known).sum()),
             score_histogram=score_histogram(known),
             errors={} if code is Code.OK else {code.value: rows},
+            feature_histograms=features or {},
         )
         return Output(self._topics.summaries, self._codec.encode(summary), first.model.encode())
 

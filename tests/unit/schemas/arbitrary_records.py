@@ -6,6 +6,7 @@ from hypothesis import strategies as st
 
 from schemas.codes import Code
 from schemas.records import (
+    Alert,
     BatchSummary,
     Column,
     Control,
@@ -51,6 +52,7 @@ PARTS: dict[type[Record], dict[str, st.SearchStrategy[object]]] = {
         "latency_histogram": counts,
         "score_histogram": counts,
         "errors": st.dictionaries(texts, longs, max_size=3),
+        "feature_histograms": st.dictionaries(texts, counts, max_size=3),
     },
     Outcome: {},
     DeadLetter: {
@@ -59,6 +61,7 @@ PARTS: dict[type[Record], dict[str, st.SearchStrategy[object]]] = {
         "headers": st.dictionaries(texts, st.none() | blobs, max_size=3),
     },
     Control: {},
+    Alert: {"labels": st.dictionaries(texts, texts, max_size=3)},
 }
 PLAIN: dict[str, st.SearchStrategy[object]] = {
     "str": texts,
