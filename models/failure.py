@@ -22,8 +22,9 @@ from models.simulation import Floats, arrivals, quantiles, run_device
 
 # Records answered within so many seconds before the end are not committed yet (worker.commit_interval_ms).
 COMMIT_SECONDS: Final = 0.1
-# A queue counts as back to what it was when half of the requests take no longer than so many times the p99 of before:
-# with one device less they may take somewhat longer for good.
+# All is as before when so large a share of requests takes no longer than so many times the p99 of before: with one
+# device less they may take somewhat longer for good.
+_MOST: Final = 0.95
 _AS_BEFORE: Final = 1.5
 # How many requests, and how much time at least, are looked at together for that.
 _LOOK_REQUESTS: Final = 100
@@ -182,7 +183,7 @@ def _as_before(sent: Floats, latency: Floats, begin: float, end: float, usual: f
     width = max(_LOOK_SECONDS, _LOOK_REQUESTS * (end - begin) / max(len(sent), 1))
     for start in np.arange(begin, end - width, width).tolist():
         inside = latency[(sent >= start) & (sent < start + width)]
-        if len(inside) and float(np.median(inside)) <= _AS_BEFORE * usual:
+        if len(inside) and float(np.quantile(inside, _MOST)) <= _AS_BEFORE * usual:
             return float(start)
     return end
 

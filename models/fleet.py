@@ -40,7 +40,7 @@ class Limits:
 
     def brokers(self, rate: float) -> int:
         """Brokers that bear `rate` requests a second, also while one of them is away where there are copies."""
-        bearing = math.ceil(rate * 4 * self.replication / self.broker)
+        bearing = math.ceil(rate * 4 * self.replication / self.broker * (1 - 1e-9))
         return bearing if self.replication == 1 else max(self.replication, bearing + 1)
 
     def partitions(self, rate: float, devices: int) -> int:

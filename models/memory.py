@@ -4,9 +4,9 @@ Three figures, in the order of their size. The **live** bytes are those of tenso
 read while some operator runs: whatever runs the graph in this order cannot do with less. ONNX Runtime plans **buffers**
 before it runs: a tensor takes the buffer of a dead one of the same type and shape, and such a buffer stays allocated
 until the last of those that share it is dead, so that a layer's buffers are held from the first such layer to the last.
-And a worker **keeps** more than its buffers: the first run of a shape takes them from the arena one by one and notes
-when each comes and goes; from the second on one block is laid out for all of them (the memory pattern), and the arena
-gives back neither.
+And a worker **keeps** up to twice as much: the first run of a shape takes its buffers from the arena one by one and
+notes when each comes and goes; from the second on one block is laid out for all of them (the memory pattern), beside
+the first ones unless it fits into what they left, and the arena gives back neither.
 
 The rules are those of ONNX Runtime's allocation and memory-pattern planners (`allocation_planner.cc` and
 `mem_pattern_planner.h` in its `core/framework`); which operators write over an input, are fused or need scratch memory
