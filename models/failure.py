@@ -120,7 +120,7 @@ def fail_one(wanted: Wanted, devices: int, failure: Failure, seed: int = 0) -> F
 
     came = arrivals(load.kind, load.rate, own / partitions, end, rng)
     first = run_device(
-        came[came < dies], worker.curve, worker.policy(), threads=worker.threads, rows_each=load.rows_each, until=dies
+        came[came < dies], worker.curve, worker.policy(), runs=worker.runs, rows_each=load.rows_each, until=dies
     )
     done = np.full(len(came), math.inf)
     done[: len(first.done)] = first.done
@@ -139,9 +139,7 @@ def fail_one(wanted: Wanted, devices: int, failure: Failure, seed: int = 0) -> F
         times = np.concatenate([mine, np.maximum(came[theirs], taken), np.full(len(redo), taken)])
         # What waited comes in its own order, after what the taker holds already.
         order_in = np.argsort(times, kind="stable")
-        run = run_device(
-            times[order_in], worker.curve, worker.policy(), threads=worker.threads, rows_each=load.rows_each
-        )
+        run = run_device(times[order_in], worker.curve, worker.policy(), runs=worker.runs, rows_each=load.rows_each)
         out = np.empty(len(times))
         out[order_in] = run.done
         sent.append(mine)
@@ -149,7 +147,7 @@ def fail_one(wanted: Wanted, devices: int, failure: Failure, seed: int = 0) -> F
         done[theirs] = out[len(mine) : len(mine) + len(theirs)]
     late = np.flatnonzero(came >= back)
     if len(late):
-        run = run_device(came[late], worker.curve, worker.policy(), threads=worker.threads, rows_each=load.rows_each)
+        run = run_device(came[late], worker.curve, worker.policy(), runs=worker.runs, rows_each=load.rows_each)
         done[late] = run.done
 
     all_sent, all_done = np.concatenate([came, *sent]), np.concatenate([done, *finished])

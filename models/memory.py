@@ -18,7 +18,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Final
 
 from models.onnx_graph import Graph, Node, TensorSize
@@ -99,7 +99,6 @@ class _Buffer:
     last: int
     uses: int
     output: bool = False
-    free: bool = field(default=False)
 
 
 def _steps(graph: Graph) -> tuple[list[_Step], list[str]]:
@@ -127,7 +126,7 @@ def _steps(graph: Graph) -> tuple[list[_Step], list[str]]:
         step = _Step(node.kind, writes, reads)
         first = node.outputs[0]
         if node.kind in _VIEWS or (node.kind == "BatchNormalization" and node.inputs[0] in behind_conv):
-            step.view_of = reads[0]
+            step.view_of = node.inputs[0]
         elif first in fused.sums:
             # The Conv wrote the sum already, over what it was added to.
             step.view_of, step.reads = fused.sums[first], [fused.sums[first]]
@@ -200,6 +199,8 @@ def _lifetimes(steps: Sequence[_Step], graph: Graph, *, reuse: bool) -> list[_Bu
     dead: list[_Buffer] = []
     for at, step in enumerate(steps):
         for number, (name, size) in enumerate(step.writes.items()):
+            if number == 0 and step.view_of and step.view_of not in of and name not in outputs:
+                continue  # of what the caller gave, or of a weight: no buffer of ours
             buffer = _shared(step, of, size) if number == 0 else None
             if buffer is None and reuse and name not in outputs:
                 buffer = next((one for one in dead if (one.dtype, one.shape) == (size.dtype, size.shape)), None)
@@ -228,7 +229,7 @@ def _lifetimes(steps: Sequence[_Step], graph: Graph, *, reuse: bool) -> list[_Bu
 def _shared(step: _Step, of: dict[str, _Buffer], size: TensorSize) -> _Buffer | None:
     """The buffer of an input that the step's output is in."""
     if step.view_of:
-        return of.get(step.view_of)  # a view of an input of the graph costs nothing either, but has no buffer of ours
+        return of.get(step.view_of)
     for name in step.over:
         buffer = of.get(name)
         if buffer is not None and buffer.uses == 1 and (buffer.dtype, buffer.shape) == (size.dtype, size.shape):

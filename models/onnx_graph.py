@@ -1,6 +1,6 @@
 """Reads what an ONNX file says of its tensors, their types, shapes and order, without reading its weights.
 
-The `onnx` package reads it, an optional import (the extras `train` and `dev` bring it), for three reasons. It leaves
+The `onnx` package reads it, an optional import (the extra `plan` brings it), for three reasons. It leaves
 weights that lie in files of their own where they are, so that a model of 138 GB is planned on a laptop; ONNX Runtime
 would load them. It infers the shape of every intermediate tensor for any batch; ONNX Runtime keeps those to itself. And
 it is needed where models are planned, not where they are served, so a worker's image goes without it.
@@ -191,6 +191,6 @@ def _onnx(path: Path) -> Any:
         import onnx.shape_inference
     except ImportError:
         raise GraphError(
-            f"{path}: reading an ONNX graph needs the package onnx, which the extra `train` brings (pip install onnx)"
+            f"{path}: reading an ONNX graph needs the package onnx, which the extra `plan` brings (pip install onnx)"
         ) from None
     return onnx

@@ -5,9 +5,9 @@ each device has a queue of its own (never one for all), its requests are a rando
 simulated one by one; of a large fleet a sample of them stands for all. Time is in seconds, and every random number
 comes from the generator that is passed in.
 
-What a device does with its queue is decided by `models.batching.BatchPolicy`, the object a worker asks, in the order a
-worker asks it (`stream_workers/device.py`): by a free thread, after each arrival and each end of a batch, and when the
-policy wants to be woken. `threads`: batches under way at once, 1 on a CPU and 2 on a GPU, where the second waits on the
+What a device does with its queue is decided by `models.batching.BatchPolicy`, the object a worker asks, when a worker
+asks it (`stream_workers/device.py`): where a run may begin, after each arrival and each end of a batch, and when the
+policy wants to be woken. `runs`: batches under way at once, 1 on a CPU and 2 on a GPU, where the second waits on the
 device while the first runs.
 """
 
@@ -125,7 +125,7 @@ def run_device(
     curve: ServiceCurve,
     policy: BatchPolicy,
     *,
-    threads: int = 1,
+    runs: int = 1,
     rows_each: int = 1,
     until: float = math.inf,
 ) -> DeviceRun:
@@ -145,7 +145,7 @@ def run_device(
     now = busy_until = 0.0
     while True:
         wake = math.inf
-        while head < tail and len(under_way) < threads:
+        while head < tail and len(under_way) < runs:
             decision = policy.decide(
                 now,
                 queued_rows=(tail - head) * rows_each,
@@ -164,8 +164,8 @@ def run_device(
             spent.append(busy)
             head += taken
         end = under_way[0][0] if under_way else math.inf
-        # While every thread is busy nothing can be decided, so that arrivals need no look of their own.
-        arrival = at[tail] if tail < count and len(under_way) < threads else math.inf
+        # While no run may begin nothing is decided, so that arrivals need no look of their own.
+        arrival = at[tail] if tail < count and len(under_way) < runs else math.inf
         now = min(end, arrival, wake)
         if now > until or now == math.inf:
             break
@@ -226,7 +226,7 @@ class Worker:
 
     curve: ServiceCurve
     limits: BatchLimits = DEFAULT_LIMITS
-    threads: int = 1
+    runs: int = 1
     overhead: float = 0.0
 
     def policy(self) -> BatchPolicy:
@@ -301,7 +301,7 @@ def run_fleet(
         busy = 0.0
         for _ in range(number):
             came = arrivals(load.kind, load.rate, own / partitions, seconds, rng)
-            run = run_device(came, worker.curve, worker.policy(), threads=worker.threads, rows_each=load.rows_each)
+            run = run_device(came, worker.curve, worker.policy(), runs=worker.runs, rows_each=load.rows_each)
             counted = came >= start
             sent.append(came[counted])
             latencies.append(run.done[counted] - came[counted] + worker.overhead)

@@ -40,7 +40,7 @@ def capacity(
     p99_target: Annotated[
         str | None, typer.Option(help="The worker's own p99 target, by which it cuts batches.")
     ] = None,
-    threads: Annotated[int, typer.Option(min=1, max=8, help="Batches under way on a device: 1 CPU, 2 GPU.")] = 1,
+    runs: Annotated[int, typer.Option(min=1, max=8, help="Batches under way on a device: 1 CPU, 2 GPU.")] = 1,
     overhead: Annotated[str, typer.Option(help="A request's way through Kafka, there and back.")] = "5ms",
     partitions: Annotated[int | None, typer.Option(min=1, help="There are; else as many as are wise.")] = None,
     devices: Annotated[int | None, typer.Option(min=1, help="Simulate so many, instead of finding how many.")] = None,
@@ -69,7 +69,7 @@ def capacity(
         # Beyond what was measured nothing is known, unless the caller says that the line goes on.
         most = max_rows or min(limits.max_rows, curve.largest)
         worker = Worker(
-            curve, _limited(limits, most, max_wait, p99_target), threads, values.seconds("--overhead", overhead)
+            curve, _limited(limits, most, max_wait, p99_target), runs, values.seconds("--overhead", overhead)
         )
         usual = Limits()
         bounds = Limits(

@@ -21,12 +21,13 @@ def test_a_worker_does_as_it_was_simulated(
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("PENSTOCK_KAFKA__GROUP_PROTOCOL", embedded_broker.group_protocol)
     monkeypatch.setenv("PENSTOCK_KAFKA__SESSION_TIMEOUT_MS", str(embedded_broker.session_timeout_ms))
-    # At 100 a second the model waits most of the time and the machine does next to nothing. The p99 of so few seconds
-    # is decided by a handful of requests on a busy machine, so the benchmark looks at it and this does not.
+    # At 100 a second the model waits most of the time and the machine does next to nothing. What else runs there only
+    # makes requests wait longer, so the round that was disturbed least is looked at, and no p99, which a handful of
+    # requests decide in so few seconds: benchmarks/planning.py looks at that.
     with Bed(Settings(), embedded_broker.address, "mlp", worker_module=WORKER) as bed:
-        found = measure(bed, rate=100.0, seconds=6.0, rounds=3, workers=1, say=lambda _line: None)
+        found = measure(bed, rate=100.0, seconds=8.0, rounds=4, workers=1, say=lambda _line: None)
     assert found["lost"] == 0
     mean, _, rows = found["compared"]
     assert (mean["figure"], rows["figure"]) == ("mean, ms", "rows a batch")
-    assert abs(mean["off"]) <= WITHIN, mean
-    assert abs(rows["off"]) <= WITHIN, rows
+    for one in (mean, rows):
+        assert one["simulated"] == pytest.approx(one["measured"]["min"], rel=WITHIN)

@@ -94,6 +94,13 @@ def test_another_shape_of_the_same_bytes_costs_nothing(tmp_path: Path) -> None:
     assert found(file, 4).live == 2 * 4 * 10 * F
 
 
+def test_another_shape_of_the_models_input_is_the_callers_memory(tmp_path: Path) -> None:
+    nodes = [node("Reshape", ["x", "to"], ["a"]), node("Flatten", ["a"], ["b"]), node("MatMul", ["b", "w"], ["y"])]
+    constants = {"w": ones(10, 10), "to": np.array([-1, 2, 5])}
+    file = write(tmp_path / "m.onnx", nodes, [("x", "FP32", ("n", 10))], [("y", "FP32", ("n", 10))], constants)
+    assert found(file, 4).live == 4 * 10 * F
+
+
 def convolutions(path: Path, residual: bool) -> Path:
     """Two 3x3 convolutions of [rows, 4, 8, 8], with or without what came before added to their result."""
     kernel = ones(4, 4, 3, 3)
@@ -244,7 +251,7 @@ def test_a_file_that_is_none_is_named(tmp_path: Path, content: bytes | None, say
 
 def test_without_onnx_the_extra_that_brings_it_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "onnx", None)
-    with pytest.raises(GraphError, match="needs the package onnx, which the extra `train` brings"):
+    with pytest.raises(GraphError, match="needs the package onnx, which the extra `plan` brings"):
         OnnxFile(tmp_path / "m.onnx")
 
 

@@ -29,10 +29,10 @@ EXAMPLE = ServiceCurve(((1, 0.050), (32, 0.060)))
 ALONE = BatchLimits(max_rows=1, max_in_flight=1)
 
 
-def served(rate: float, seconds: float, curve: ServiceCurve, limits: BatchLimits, threads: int = 1) -> np.ndarray:
+def served(rate: float, seconds: float, curve: ServiceCurve, limits: BatchLimits, runs: int = 1) -> np.ndarray:
     """Latencies of Poisson arrivals at one device, the first tenth of the time left out."""
     came = arrivals("poisson", rate, 1.0, seconds, np.random.default_rng(1))
-    run = run_device(came, curve, worker_policy(limits, curve), threads=threads)
+    run = run_device(came, curve, worker_policy(limits, curve), runs=runs)
     return (run.done - came)[came > seconds / 10]
 
 
@@ -112,9 +112,9 @@ limits_ = st.builds(
 @settings(max_examples=150, deadline=None)
 @given(times_, curves_, limits_, st.integers(1, 3), st.integers(1, 4))
 def test_every_request_is_served_once_in_order_and_never_while_the_device_does_another_batch(
-    came: list[float], curve: ServiceCurve, limits: BatchLimits, threads: int, rows_each: int
+    came: list[float], curve: ServiceCurve, limits: BatchLimits, runs: int, rows_each: int
 ) -> None:
-    run = run_device(came, curve, worker_policy(limits, curve), threads=threads, rows_each=rows_each)
+    run = run_device(came, curve, worker_policy(limits, curve), runs=runs, rows_each=rows_each)
     assert int(run.rows.sum()) == len(came) * rows_each
     assert np.isfinite(run.done).all()
     assert (np.diff(run.done) >= 0).all()
@@ -157,13 +157,13 @@ def test_a_second_thread_hands_a_batch_over_while_the_first_runs() -> None:
     curve = ServiceCurve(((1, 0.010), (8, 0.011)))
     limits = BatchLimits(max_rows=8, max_wait=0.020)
     came = [0.0, 0.001, 0.002]
-    one = run_device(came, curve, worker_policy(limits, curve), threads=1)
-    two = run_device(came, curve, worker_policy(limits, curve), threads=2)
+    one = run_device(came, curve, worker_policy(limits, curve), runs=1)
+    two = run_device(came, curve, worker_policy(limits, curve), runs=2)
     assert one.rows.tolist() == two.rows.tolist() == [1, 2]
     # A full batch leaves at once, and waits on the device, where it is measured from the hand-over.
     full = [0.0, *[0.001] * 8]
     policy = worker_policy(limits, curve)
-    run_device(full, curve, policy, threads=2)
+    run_device(full, curve, policy, runs=2)
     assert policy.service.estimate(8) > curve.seconds(8)
 
 
