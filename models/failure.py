@@ -94,19 +94,13 @@ class FailureRun:
 
 
 def fail_one(wanted: Wanted, devices: int, failure: Failure, seed: int = 0) -> FailureRun:
-    """Let the busiest device of the fleet die. Raises `PlanError` for a fleet that does not keep up to begin with."""
+    """Let the busiest device of the fleet die. Raises `PlanError` where too little or too much comes to simulate."""
     load, worker = wanted.load, wanted.worker
     partitions = wanted.partitions_for(devices)
     if devices > partitions:
         raise PlanError(f"{devices} devices need {devices} partitions or more, there are {partitions}")
     rng = np.random.default_rng([seed, devices, 1])
-    own = math.ceil(partitions / devices)  # of the device that dies
-    others = [partitions // devices + (number < partitions % devices) for number in range(1, devices)]
-    # The group evens out: those with fewest get one first. Alone, the device's replacement takes all.
-    order = sorted(range(len(others)), key=lambda number: others[number])
-    gained = [0] * (len(others) or 1)
-    for number in range(own):
-        gained[order[number % len(order)] if order else 0] += 1
+    own, others, gained = _spread(devices, partitions)
     takers = [number for number, more in enumerate(gained) if more]
     end = _BEFORE + failure.watch
     expected = load.rate * end * (len(takers) + 1) / devices
@@ -132,8 +126,7 @@ def fail_one(wanted: Wanted, devices: int, failure: Failure, seed: int = 0) -> F
     sent: list[Floats] = []
     finished: list[Floats] = []
     for taker in takers:
-        base = others[taker] if others else 0
-        mine = arrivals(load.kind, load.rate, base / partitions, end, rng)
+        mine = arrivals(load.kind, load.rate, others[taker] / partitions, end, rng)
         theirs = np.flatnonzero((owner == taker) & np.isinf(done) & (came < back))
         redo = again[owner[again] == taker]
         times = np.concatenate([mine, np.maximum(came[theirs], taken), np.full(len(redo), taken)])
@@ -157,7 +150,7 @@ def fail_one(wanted: Wanted, devices: int, failure: Failure, seed: int = 0) -> F
     if not before.any():
         raise PlanError(f"at {load.rate:g} requests/s too few come in {_BEFORE:.0f} s to see what a failure changes")
     usual = quantiles(latency[before], np.ones(int(before.sum())), (0.99,))[0]
-    busiest = max((others[number] if others else 0) + gained[number] for number in takers) / partitions * load.rate
+    busiest = max(others[number] + gained[number] for number in takers) / partitions * load.rate
     keeps_up = busiest <= wanted.per_device()
     affected = all_sent >= taken
     until = _as_before(all_sent[affected], latency[affected], taken, end, usual)
@@ -174,6 +167,20 @@ def fail_one(wanted: Wanted, devices: int, failure: Failure, seed: int = 0) -> F
         p99_during=_of_fleet(wanted, latency[during], latency[before], until - dies, len(takers) + 1, devices),
         p99_after=_of_fleet(wanted, latency[after], latency[before], end - until, len(takers) + 1, devices),
     )
+
+
+def _spread(devices: int, partitions: int) -> tuple[int, list[int], list[int]]:
+    """Partitions of the device that dies, of each of the others, and what each of them gets of the dead one's.
+
+    The group evens out: those with fewest get one first. A single device's only other is its replacement, with none.
+    """
+    own = -(-partitions // devices)
+    others = [partitions // devices + (number < partitions % devices) for number in range(1, devices)] or [0]
+    order = sorted(range(len(others)), key=lambda number: others[number])
+    gained = [0] * len(others)
+    for number in range(own):
+        gained[order[number % len(order)]] += 1
+    return own, others, gained
 
 
 def _as_before(sent: Floats, latency: Floats, begin: float, end: float, usual: float) -> float:

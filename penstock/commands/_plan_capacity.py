@@ -166,16 +166,18 @@ def _limited(limits: BatchLimits, max_rows: int, max_wait: str | None, p99_targe
 
 
 def _show(found: dict[str, Any], p99: str | None) -> None:
+    count = values.counted
     rows: list[tuple[str, str]] = [
-        ("to keep up, without batching", f"{found['devices_to_keep_up_without_batching']:,} devices"),
+        ("to keep up, without batching", count(found["devices_to_keep_up_without_batching"], "device")),
         (
             "to keep up, batched",
-            f"{found['devices_to_keep_up']:,} devices, {found['requests_per_second_each']:,.0f} requests/s each in "
-            f"batches of {found['best_batch_rows']:,} rows",
+            f"{count(found['devices_to_keep_up'], 'device')}, {found['requests_per_second_each']:,.0f} requests/s each "
+            f"in batches of {count(found['best_batch_rows'], 'row')}",
         ),
         (
             "planned" if p99 is None else f"for a p99 of {p99}",
-            f"{found['devices']:,} devices, {found['partitions']:,} partitions, {found['brokers']:,} brokers",
+            f"{count(found['devices'], 'device')}, {count(found['partitions'], 'partition')}, "
+            f"{count(found['brokers'], 'broker')}",
         ),
         (
             "a device",
@@ -195,7 +197,10 @@ def _show(found: dict[str, Any], p99: str | None) -> None:
     failure = found["failure"]
     if failure:
         rows += [
-            ("one device dies", f"{failure['takers']:,} others take over after {failure['takeover_seconds']:g} s"),
+            (
+                "one device dies",
+                f"{count(failure['takers'], 'other')} take over after {failure['takeover_seconds']:g} s",
+            ),
             ("waiting at most", f"{failure['largest_backlog']:,} requests, the longest {_time(failure['longest_ms'])}"),
             ("as before again", _recovery(failure)),
             (

@@ -175,7 +175,7 @@ def _show_graph(found: Any) -> None:
     console.print_table(
         ("weights", "count", "memory"),
         [(one["dtype"], f"{one['weights']:,}", size(one["bytes"])) for one in found["weights"]],
-        title=f"{found['file']}: weights {size(found['weight_bytes'])}",
+        title=f"weights, {size(found['weight_bytes'])}",
     )
     console.print_table(
         ("rows", "live", "buffers", "kept by a worker", "input", "with weights", "most is live at"),
@@ -195,16 +195,20 @@ def _show_graph(found: Any) -> None:
     )
     console.print_table(
         ("card", "GB", "largest batch"),
-        [
-            (one["card"], f"{one['gigabytes']:g}", f"{one['largest_batch_rows'] or 0:,}" if one["fits"] else "none")
-            for one in found["cards"]
-        ],
+        [(one["card"], f"{one['gigabytes']:g}", _rows(one)) for one in found["cards"]],
         title="cards",
     )
     others = ", ".join(f"{name} {size(count)}" for name, count in found["weight_bytes_as"].items())
     console.note(f"the same weights as {others}")
     if found["unsized"]:
         console.note(f"not counted, for their size depends on the data: {', '.join(found['unsized'])}")
+
+
+def _rows(found: dict[str, Any]) -> str:
+    if not found["fits"]:
+        return "none"
+    rows = found["largest_batch_rows"]
+    return "fits; the file fixes its rows" if rows is None else f"{rows:,}"
 
 
 def _transformer(what: str | None, given: dict[str, Any]) -> Transformer:

@@ -65,6 +65,11 @@ def size(count: float) -> str:
     return f"{count:.0f} B"
 
 
+def counted(count: int, what: str) -> str:
+    """`1 device`, `2,000 devices`."""
+    return f"{count:,} {what}" if count == 1 else f"{count:,} {what}s"
+
+
 def milliseconds(time: float) -> str:
     """Seconds as milliseconds or seconds, three digits of them."""
     if not math.isfinite(time):

@@ -6,12 +6,14 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from typer.testing import CliRunner, Result
 
 from models.registry import ModelStore
 from penstock.bench.onnx_file import mlp
 from penstock.cli import build
+from tests.onnx_models import node, write
 
 EXAMPLE = ("capacity", "--rate", "1000", "--service", "1:50ms,32:60ms")
 
@@ -146,6 +148,20 @@ def test_an_onnx_file(tmp_path: Path) -> None:
     text = penstock("memory", str(file))
     assert "kept by a worker" in text.stdout
     assert "fp16 " in text.stderr
+
+
+def test_an_onnx_file_that_fixes_its_rows_fits_or_does_not(tmp_path: Path) -> None:
+    file = write(
+        tmp_path / "m.onnx",
+        [node("MatMul", ["x", "w"], ["y"])],
+        [("x", "FP32", (16, 1000))],
+        [("y", "FP32", (16, 1000))],
+        {"w": np.ones((1000, 1000), np.float32)},
+    )
+    found = answer("memory", str(file), "--batch", "1,64", "--card", "T4", "--card", "tiny=0.004")
+    assert [one["input_bytes"] for one in found["batches"]] == [64_000, 64_000]
+    assert [(one["largest_batch_rows"], one["fits"]) for one in found["cards"]] == [(None, True), (None, False)]
+    assert "fits; the file fixes its rows" in penstock("memory", str(file), "--card", "T4").stdout
 
 
 @pytest.mark.parametrize(
