@@ -61,6 +61,19 @@ class BatchLimits:
 DEFAULT_LIMITS: Final = BatchLimits(max_rows=4096, max_run=0.02)
 
 
+def warm_up_rows(limits: BatchLimits) -> tuple[int, ...]:
+    """The batch sizes a model of free rows is warmed up on, smallest first, until `warm_up_is_enough`."""
+    if limits.buckets:
+        return limits.buckets
+    between = () if limits.max_run is None else (8**power for power in range(1, 8) if 8**power < limits.max_rows)
+    return tuple(sorted({1, *between, limits.max_rows}))
+
+
+def warm_up_is_enough(limits: BatchLimits, seconds: float) -> bool:
+    """Whether the policy would cut larger batches than this one, which took `seconds`: they need no warm-up."""
+    return limits.max_run is not None and not limits.buckets and seconds > limits.max_run / 4
+
+
 class ServiceTime:
     """Seconds a batch takes as `slope * rows + intercept`, both at least 0, by exponentially weighted least squares."""
 

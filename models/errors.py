@@ -7,6 +7,8 @@ ModelError
 │   ├── ManifestError      the manifest cannot be read; names the key
 │   └── UnknownModelError  no such model or version; names those there are: UNKNOWN_MODEL
 ├── DeviceError            the device asked for cannot be had
+├── PlanError              what is asked of a plan makes no sense or cannot be had
+│   └── GraphError         an ONNX graph whose tensors cannot be read or sized
 └── InferenceError         the model raised, or answered what its signature does not say: INFERENCE_FAILED
     ├── DeviceOutOfMemoryError   it ran out of memory; fewer rows may fit
     └── DeviceLostError          the device failed, not the model: no other batch will fare better
@@ -51,6 +53,14 @@ class UnknownModelError(ArtifactError, LookupError):
 
 class DeviceError(ModelError):
     """A device that was asked for and cannot be had."""
+
+
+class PlanError(ModelError, ValueError):
+    """Something that cannot be planned: which input, what was expected of it, what came, or why it cannot be had."""
+
+
+class GraphError(PlanError):
+    """An ONNX file whose tensors cannot be read or sized; names the file and the tensor or axis."""
 
 
 class InferenceError(ModelError):

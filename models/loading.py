@@ -9,6 +9,7 @@ from typing import Final
 
 import numpy as np
 
+from models.batching import warm_up_is_enough, warm_up_rows
 from models.errors import ArtifactError, DeviceLostError, DeviceOutOfMemoryError, InferenceError
 from models.manifest import Manifest
 from models.padding import Merged, merge, padded_rows, split
@@ -127,12 +128,7 @@ class LoadedModel:
 
     def _warm(self, clock: Callable[[], float]) -> list[tuple[int, float]]:
         limits, fixed = self.manifest.batching, self.signature.fixed_rows
-        if fixed or limits.buckets:
-            sizes: Sequence[int] = (fixed,) if fixed else limits.buckets
-        elif limits.max_run is None:
-            sizes = sorted({1, limits.max_rows})
-        else:
-            sizes = sorted({*(8**power for power in range(8) if 8**power < limits.max_rows), limits.max_rows})
+        sizes = (fixed,) if fixed else warm_up_rows(limits)
         timings: list[tuple[int, float]] = []
         try:
             suited = self._suited(sizes[0])
@@ -146,8 +142,8 @@ class LoadedModel:
                     self.run_merged(inputs, rows)
                     seconds = clock() - start
                 timings.append((rows, seconds))
-                # Larger ones would be cut to this time by the policy: they are spared, and so is their memory.
-                if limits.max_run is not None and not limits.buckets and seconds > limits.max_run / 4:
+                # Larger ones would be cut by the policy: they are spared, and so is their memory.
+                if not fixed and warm_up_is_enough(limits, seconds):
                     break
         except InferenceError as error:
             raise type(error)(f"{self._what} failed its warm-up on {self.device}: {error}") from error

@@ -24,7 +24,7 @@ from schemas.codec import Codec, schema_json
 from schemas.records import RECORDS
 from schemas.topics import DAY_MS, Topics, TopicSpec, topic_specs
 
-PAGES: Final = ("records-and-topics.md", "operations.md", "experiments.md", "alerts.md")
+PAGES: Final = ("records-and-topics.md", "operations.md", "experiments.md", "alerts.md", "planning.md")
 Schema = dict[str, Any]
 
 
@@ -215,13 +215,43 @@ def _left_out(key: Key) -> str:
 
 def experiment_plan() -> str:
     """What `penstock experiments plan` prints for the page's example."""
+    return _printed(
+        "experiments plan --baseline 0.05 --mde 10% --test group-sequential --rate 1000 --share 10% --curve"
+    )
+
+
+def _printed(arguments: str) -> str:
+    """A command as one types it, and what it prints."""
     from typer.testing import CliRunner
 
     from penstock.cli import build
 
-    arguments = "--baseline 0.05 --mde 10% --test group-sequential --rate 1000 --share 10% --curve"
-    result = CliRunner().invoke(build(), ["experiments", "plan", *arguments.split()])
-    return f"```sh\npenstock experiments plan {arguments}\n```\n\n```text\n{result.stdout.rstrip()}\n```"
+    result = CliRunner().invoke(build(), arguments.split())
+    return f"```sh\npenstock {arguments}\n```\n\n```text\n{_trimmed(result.stdout)}\n```"
+
+
+def _trimmed(text: str) -> str:
+    return "\n".join(line.rstrip() for line in text.rstrip().splitlines())
+
+
+def plan_checked() -> str:
+    """A Markdown table of what was simulated and what was measured, out of the newest document."""
+    newest = max((folder().parent / "benchmarks" / "results").glob("*-planning.json"))
+    document = json.loads(newest.read_text("utf-8"))
+    rows = ["| requests/s | workers | figure | simulated | measured | off by |", "|---|---|---|---|---|---|"]
+    for load in document["loads"]:
+        for one in load["compared"]:
+            measured = "{median:g} ({min:g} to {max:g})".format(**one["measured"])
+            rows.append(
+                f"| {load['requests_per_second']:,.0f} | {load['workers']} | {one['figure']} | {one['simulated']:g} "
+                f"| {measured} | {one['off']:+.1%} |"
+            )
+    machine = document["machine"]
+    about = (
+        f"{document['broker']}, {machine['cores']} cores, {machine['date'][:10]}, load average before it "
+        f"{machine['load_average'][0]:g}; median (smallest to largest) of the rounds:"
+    )
+    return about + "\n\n" + "\n".join(rows)
 
 
 FIGURES: Final[Mapping[str, str]] = {
@@ -276,6 +306,13 @@ PARTS: Final[Mapping[str, Callable[[], str]]] = {
     "experiment-figures": experiment_figures,
     "alert-metrics": alert_metrics,
     "alert-rules": shipped_alerts,
+    "plan-capacity": lambda: _printed("plan capacity --rate 1000 --service 1:50ms,32:60ms --cost 2.5"),
+    "plan-failure": lambda: _printed("plan capacity --rate 1000 --service 1:50ms,32:60ms --p99 130ms --fail"),
+    "plan-sweep": lambda: _printed(
+        "plan capacity --service 1:50ms,32:60ms --p99 130ms --sweep 1e3,1e4,1e5,1e6 --cost 2.5"
+    ),
+    "plan-checked": plan_checked,
+    "plan-transformer": lambda: _printed("plan memory llama-2-70b --sequences 16 --length 4096"),
 }
 _BLOCK: Final = re.compile(r"<!-- generated: (\S+) -->\n.*?<!-- end -->", re.DOTALL)
 

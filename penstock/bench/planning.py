@@ -1,0 +1,108 @@
+"""A fleet that was simulated beside the same one run for real: workers, Kafka, the client, a model that waits.
+
+The model of the batching example takes a known time for a batch (`penstock.bench.slow_worker`), so that the simulation
+is given what really happens and is right or wrong about the rest: when batches leave, how large they are, how long
+requests wait. What is compared is the time between a worker's reading a request and making its reply, which is what the
+simulation is about; the way through Kafka is measured besides, and is what `--overhead` stands for.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+import numpy as np
+
+from models.batching import DEFAULT_LIMITS
+from models.simulation import FleetRun, Load, ServiceCurve, Worker, run_fleet
+from penstock.bench.asking import Asker
+from penstock.bench.bed import PARTITIONS, Bed
+from penstock.bench.figures import Latency, Spread, doubts
+from penstock.bench.reply import paced
+from penstock.bench.slow_worker import ONE_ROW, ROWS_32
+
+CURVE: Final = ServiceCurve(((1, ONE_ROW), (32, ROWS_32)))
+# Figures of a simulation that is to be planned with are off by no more than this share.
+WITHIN: Final = 0.15
+_WARM_UP_SECONDS: Final = 3.0
+Say = Callable[[str], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Compared:
+    """One figure, simulated and measured (the median of the rounds)."""
+
+    name: str
+    simulated: float
+    measured: Spread
+
+    @property
+    def off(self) -> float:
+        """How far the simulation is off, as a share of what was measured."""
+        return self.simulated / self.measured.median - 1
+
+    def to_json(self) -> dict[str, Any]:
+        """By name."""
+        return {
+            "figure": self.name,
+            "simulated": round(self.simulated, 2),
+            "measured": self.measured.to_json(2),
+            "off": round(self.off, 4),
+            "within": abs(self.off) <= WITHIN,
+        }
+
+
+def simulated(rate: float, workers: int) -> FleetRun:
+    """What the simulation says of so many workers at `rate` requests a second, as `measure` asks them."""
+    worker = Worker(CURVE, DEFAULT_LIMITS)
+    return run_fleet(Load(rate, kind="steady"), worker, workers, PARTITIONS, np.random.default_rng(0))
+
+
+def measure(bed: Bed, rate: float, seconds: float, rounds: int, workers: int, say: Say) -> dict[str, Any]:
+    """Ask the slow model at a steady rate and compare. The bed's workers are to be slow ones.
+
+    The document holds every figure of both; `off` is the simulation's error.
+    """
+    bed.start_workers(workers, "exactly-once")
+    count = max(1, round(rate * seconds / rounds))
+    inside: list[Latency] = []
+    outside: list[Latency] = []
+    rows: list[float] = []
+    with Asker(bed) as asker:
+        asker.await_first()
+        asyncio.run(paced(rate, max(1, round(rate * _WARM_UP_SECONDS)), asker.ask))
+        if workers > 1:
+            bed.await_shares(bed.topics.requests)
+        for number in range(rounds):
+            asker.forget()
+            before = bed.usage()
+            outside.append(asyncio.run(paced(rate, count, asker.ask)))
+            used = bed.usage().since(before)
+            inside.append(Latency.of(asker.inside))
+            rows.append(used.rows / max(used.batches, 1.0))
+            say(f"round {number + 1}: mean {inside[-1].mean:.1f} ms, p99 {inside[-1].p99:.1f} ms, {rows[-1]:.1f} rows")
+    bed.stop_workers()
+    said = simulated(rate, workers)
+    found = compared(said, inside, rows)
+    way = [one.mean - own.mean for one, own in zip(outside, inside, strict=True)]
+    return {
+        "requests_per_second": rate,
+        "workers": workers,
+        "requests": count * rounds,
+        "lost": sum(one.lost for one in outside),
+        "compared": [one.to_json() for one in found],
+        "way_through_kafka_ms": Spread(tuple(way)).to_json(2),
+        "doubts": doubts(mean_ms=found[0].measured, rows=found[2].measured),
+        "rounds": [one.to_json() for one in inside],
+    }
+
+
+def compared(said: FleetRun, inside: Sequence[Latency], rows: Sequence[float]) -> list[Compared]:
+    """Mean, p99 and batch size of both, milliseconds and rows."""
+    return [
+        Compared("mean, ms", said.mean * 1e3, Spread(tuple(one.mean for one in inside))),
+        Compared("p99, ms", said.p99 * 1e3, Spread(tuple(one.p99 for one in inside))),
+        Compared("rows a batch", said.rows_per_batch, Spread(tuple(rows))),
+    ]
