@@ -7,12 +7,12 @@ real once, `sequential` and `always_valid` ask it at every look.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from analytics.results import StatisticError, UndefinedError
-from analytics.sufficient import Covaried, Mean, Proportion, Quantile, Ratio, Strata
+from analytics.sufficient import Covaried, CovariedRatio, Mean, Proportion, Quantile, Ratio, Strata
 
-Statistic = Proportion | Mean | Ratio | Covaried | Strata | Quantile
+Statistic = Proportion | Mean | Ratio | Covaried | CovariedRatio | Strata | Quantile
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,6 +71,8 @@ def effect(control: Statistic, treatment: Statistic) -> Effect:
         return _independent(control, treatment, f"quantile {control.level:g} z, order-statistic variance")
     if isinstance(control, Covaried) and isinstance(treatment, Covaried):
         return _cuped(control, treatment)
+    if isinstance(control, CovariedRatio) and isinstance(treatment, CovariedRatio):
+        return _cuped_ratio(control, treatment)
     if isinstance(control, Strata) and isinstance(treatment, Strata):
         return _post_stratified(control, treatment)
     raise StatisticError(f"a {type(control).__name__} cannot be compared with a {type(treatment).__name__}")
@@ -163,6 +165,14 @@ def _cuped(control: Covaried, treatment: Covaried) -> Effect:
         degrees=_degrees((variances[0], control.n - 1), (variances[1], treatment.n - 1)),
         method="CUPED, Welch t",
     )
+
+
+def _cuped_ratio(control: CovariedRatio, treatment: CovariedRatio) -> Effect:
+    """CUPED of ratios by their linear parts; without it where an arm has nothing from before to divide by."""
+    if control.covariate.denominator == 0 or treatment.covariate.denominator == 0:
+        return _independent(control.outcome, treatment.outcome, "delta-method ratio z")
+    found = _cuped(control.linear(), treatment.linear())
+    return replace(found, degrees=math.inf, method="CUPED, delta-method ratio z")
 
 
 def _post_stratified(control: Strata, treatment: Strata) -> Effect:

@@ -1,7 +1,7 @@
 """From what ClickHouse has summed up of two arms to what is tested: statistic, difference, guardrail distance, chance.
 
-Which statistic it is follows from the metric: a proportion counts units, a mean takes CUPED where a covariate is kept,
-a ratio the delta method, a quantile the order statistics of its bins.
+Which statistic it is follows from the metric: a proportion counts units, a mean sums them up, a ratio goes by the delta
+method, and each takes CUPED where a covariate is kept; a quantile goes by the order statistics of its bins.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from analytics.effects import Effect, Statistic, effect
 from analytics.experiment_sql import BIN_GAMMA
 from analytics.experiment_store import BinnedUnits, UnitSums
 from analytics.results import StatisticError, UndefinedError
-from analytics.sufficient import Covaried, Mean, Proportion, Quantile, Ratio, quantile_ranks
+from analytics.sufficient import Covaried, CovariedRatio, Mean, Proportion, Quantile, Ratio, quantile_ranks
 
 # Tests by the normal distribution need some units: with fewer in an arm a look judges nothing.
 LEAST_UNITS: Final = 50
@@ -68,15 +68,18 @@ def enough(n: tuple[int, int]) -> None:
 def statistic(metric: Metric, sums: UnitSums, bins: BinnedUnits | None = None) -> Statistic:
     """One arm's sums as a test wants them.
 
-    A ratio has no CUPED: its covariate is left unused. Raises `UndefinedError` where too few units bound a quantile,
-    `StatisticError` for sums that cannot be.
+    Raises `UndefinedError` where too few units bound a quantile, `StatisticError` for sums that cannot be.
     """
     if metric.kind == "quantile":
         if bins is None:
             raise StatisticError(f"metric {metric.name}: a quantile needs its bins")
         return _quantile(metric, bins)
     if metric.kind == "ratio":
-        return Ratio(sums.n, sums.y, sums.x, sums.yy, sums.xx, sums.yx)
+        ratio = Ratio(sums.n, sums.y, sums.x, sums.yy, sums.xx, sums.yx)
+        if metric.covariate_window is None:
+            return ratio
+        before = Ratio(sums.n, sums.c, sums.d, sums.cc, sums.dd, sums.cd)
+        return CovariedRatio(ratio, before, sums.yc, sums.yd, sums.xc, sums.xd)
     if metric.covariate_window is not None:
         return Covaried(Mean(sums.n, sums.y, sums.yy), Mean(sums.n, sums.c, sums.cc), sums.yc)
     if metric.kind == "proportion":
@@ -154,7 +157,7 @@ def nothing_differs(data: ArmData, margin: float, alpha: float) -> str | None:
 
 def _constant(one: Statistic) -> float | None:
     """The value that all units have, or None."""
-    if isinstance(one, Covaried):
+    if isinstance(one, Covaried | CovariedRatio):
         one = one.outcome
     if isinstance(one, Proportion | Mean | Ratio) and one.variance == 0:
         return one.value

@@ -7,7 +7,7 @@ earlier look can be asked again (late outcomes that have come since are in it).
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, date, datetime
 from typing import Any, Final
@@ -163,12 +163,9 @@ class ExperimentStore:
         which is that of all days."""
         found: list[DaySums] = []
         for metric in plan.definition.metrics:
-            rows = self._rows(plan, metric, at, "toDate(slot)")
-            cap = _percentile_cap(metric, [one for _, _, one in rows], [number for _, number, _ in rows])
             by_day: dict[tuple[date, str], UnitSums] = {}
-            for day, number, one in rows:
-                part = one.capped(cap) if cap is not None and sql.bin_edge(number) > cap else one
-                key = (day, one.variant)
+            for day, part in self._capped(plan, metric, at, "toDate(slot)"):
+                key = (day, part.variant)
                 by_day[key] = by_day[key] + part if key in by_day else part
             found += [DaySums(day, one) for (day, _), one in sorted(by_day.items(), key=lambda pair: pair[0])]
         return found
@@ -186,7 +183,7 @@ class ExperimentStore:
     def bins(self, plan: Plan, metric: Metric, at: datetime) -> list[BinnedUnits]:
         """The spread of a metric's values by arm: for quantiles and caps. Empty arms have no values."""
         by_arm: dict[str, list[tuple[float, int]]] = {arm.name: [] for arm in plan.definition.variants}
-        for _, number, one in self._rows(plan, metric, at, "0"):
+        for _, number, one in self._rows(plan, metric, at, "0", "bin"):
             if one.n and one.variant in by_arm:
                 by_arm[one.variant].append((sql.bin_value(number), one.n))
         found = []
@@ -234,23 +231,34 @@ class ExperimentStore:
         return assignment_at(self._warehouse, plan.definition, Run.of(plan).started_at)
 
     def _metric(self, plan: Plan, metric: Metric, at: datetime) -> list[UnitSums]:
-        rows = self._rows(plan, metric, at, "0")
-        cap = _percentile_cap(metric, [one for _, _, one in rows], [number for _, number, _ in rows])
         total = {arm.name: UnitSums(metric.name, arm.name) for arm in plan.definition.variants}
-        for _, number, one in rows:
-            part = one.capped(cap) if cap is not None and sql.bin_edge(number) > cap else one
-            total[one.variant] = total.get(one.variant, UnitSums(metric.name, one.variant)) + part
+        for _, part in self._capped(plan, metric, at, "0"):
+            total[part.variant] = total.get(part.variant, UnitSums(metric.name, part.variant)) + part
         return list(total.values())
 
-    def _rows(self, plan: Plan, metric: Metric, at: datetime, group: str) -> list[tuple[Any, int, UnitSums]]:
+    def _capped(self, plan: Plan, metric: Metric, at: datetime, group: str) -> list[tuple[Any, UnitSums]]:
+        """Sums by group and arm, some in two parts: units above the metric's percentile have it for their number."""
+        if metric.cap_percentile is None:
+            return [(key, one) for key, _, one in self._rows(plan, metric, at, group, "0")]
+        units: dict[int, int] = {}
+        for _, number, one in self._rows(plan, metric, at, "0", "bin"):
+            units[number] = units.get(number, 0) + one.n
+        cap = _bin_at_percentile(units, metric.cap_percentile)
+        return [
+            (key, one.capped(sql.bin_edge(cap)) if above else one)
+            for key, above, one in self._rows(plan, metric, at, group, f"bin > {cap}")
+        ]
+
+    def _rows(self, plan: Plan, metric: Metric, at: datetime, group: str, bins: str) -> list[tuple[Any, int, UnitSums]]:
+        """Sums by two SQL expressions, the second a number, and by arm: the coarser they are, the fewer the rows."""
         run = Run.of(plan)
         until = f"slot <= toDateTime({max(0, int(run.mature_until(metric, at)))}, 'UTC')"
         columns = ", ".join(f"sum({one}) AS s_{one}" for one in ("n", "events", *_SUMS))
         answer = self._warehouse.query(
-            f"SELECT {group} AS g, bin, variant, {columns} FROM experiment_stats "  # noqa: S608 - see experiment_sql
+            f"SELECT {group} AS g, toInt32({bins}) AS b, variant, {columns} FROM experiment_stats "  # noqa: S608 - see experiment_sql
             f"WHERE {sql.RUN} AND metric_key = {{metric_key:String}} AND {until} "
             f"AND (slot, computed) IN ({sql.sealed('{metric_key:String}', until)}) "
-            "GROUP BY g, bin, variant ORDER BY g, variant, bin",
+            "GROUP BY g, b, variant ORDER BY g, variant, b",
             run.parameters(metric),
         )
         return [
@@ -274,17 +282,12 @@ class ExperimentStore:
         return [(row[0], row[1], row[2]) for row in rows]
 
 
-def _percentile_cap(metric: Metric, rows: Sequence[UnitSums], numbers: Sequence[int]) -> float | None:
-    """The value that the metric's percentile of all arms' units does not exceed, by at most 2% too large."""
-    if metric.cap_percentile is None:
-        return None
-    by_bin: dict[int, int] = {}
-    for number, one in zip(numbers, rows, strict=True):
-        by_bin[number] = by_bin.get(number, 0) + one.n
-    rank = metric.cap_percentile / 100 * sum(by_bin.values())
+def _bin_at_percentile(units: Mapping[int, int], percentile: float) -> int:
+    """The bin of the value that so many percent of the units do not exceed; that of 0 where there are none."""
+    rank = percentile / 100 * sum(units.values())
     seen = 0
-    for number in sorted(by_bin):
-        seen += by_bin[number]
+    for number in sorted(units):
+        seen += units[number]
         if seen >= rank and seen:
-            return sql.bin_edge(number)
-    return None
+            return number
+    return 0

@@ -1,7 +1,7 @@
 """Is the treatment different from the control: the tests that look once, at two arms' sufficient statistics.
 
 Which test it is follows from the statistic: `Proportion` the two-proportion z, `Mean` Welch's t, `Ratio` the
-delta method, `Covaried` CUPED, `Strata` post-stratification, `Quantile` the order-statistic z.
+delta method, `Covaried` and `CovariedRatio` CUPED, `Strata` post-stratification, `Quantile` the order-statistic z.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from analytics.results import (
     check_level,
     check_scale,
 )
-from analytics.sufficient import Covaried, Mean, Proportion, Quantile, Ratio, Strata
+from analytics.sufficient import Covaried, CovariedRatio, Mean, Proportion, Quantile, Ratio, Strata
 
 Relative = Literal["fieller", "delta"]
 Verdict = Literal["holds", "breached", "undecided"]
@@ -35,6 +35,7 @@ _NAMES: Final = {
     Mean: "Welch t",
     Ratio: "delta-method ratio z",
     Covaried: "CUPED, Welch t",
+    CovariedRatio: "CUPED, delta-method ratio z",
     Strata: "post-stratified z",
     Quantile: "quantile z",
 }
@@ -144,9 +145,10 @@ def _values(*arms: Statistic) -> tuple[float, ...] | None:
     """The arms' plain values, where each has one."""
     found = []
     for arm in arms:
-        if isinstance(arm, Strata) or arm.n == 0 or (isinstance(arm, Ratio) and arm.denominator == 0):
+        plain = arm.outcome if isinstance(arm, CovariedRatio) else arm
+        if isinstance(plain, Strata) or plain.n == 0 or (isinstance(plain, Ratio) and plain.denominator == 0):
             return None
-        found.append(arm.value)
+        found.append(plain.value)
     return tuple(found)
 
 

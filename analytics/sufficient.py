@@ -204,6 +204,64 @@ class Covaried:
 
 
 @dataclass(frozen=True, slots=True)
+class CovariedRatio:
+    """A ratio together with the same from before the exposure, for CUPED; a unit's y by x, and its c by d before.
+
+    `yc`, `yd`, `xc`, `xd`: sums of products over units. A unit that was not seen before counts with c and d of 0.
+    """
+
+    outcome: Ratio
+    covariate: Ratio
+    yc: float
+    yd: float
+    xc: float
+    xd: float
+
+    def __post_init__(self) -> None:
+        _check("covariate", self.outcome.n, self.yc, self.yd, self.xc, self.xd)
+        if self.outcome.n != self.covariate.n:
+            raise StatisticError(f"covariate: {self.covariate.n} units, but {self.outcome.n} outcomes")
+
+    def __add__(self, other: Self) -> CovariedRatio:
+        return CovariedRatio(
+            self.outcome + other.outcome,
+            self.covariate + other.covariate,
+            self.yc + other.yc,
+            self.yd + other.yd,
+            self.xc + other.xc,
+            self.xd + other.xd,
+        )
+
+    @property
+    def n(self) -> int:
+        """Units."""
+        return self.outcome.n
+
+    @property
+    def value(self) -> float:
+        """The ratio, before any adjustment."""
+        return self.outcome.value
+
+    def linear(self) -> Covaried:
+        """Both ratios as means over units of R + (y - R·x) / mean x, which vary as the delta method says they do.
+
+        To first order a ratio moves as this mean does, so that CUPED of the means is CUPED of the ratios (Deng, Xu,
+        Kohavi, Walker 2013, appendix B). Raises `UndefinedError` as `Ratio.value` and `Mean.variance` do.
+        """
+        ratio, earlier = self.outcome.value, self.covariate.value
+        cross = self.yc - earlier * self.yd - ratio * self.xc + ratio * earlier * self.xd
+        scale = (self.outcome.denominator / self.n) * (self.covariate.denominator / self.n)
+        return Covaried(
+            self._linear(self.outcome), self._linear(self.covariate), self.n * ratio * earlier + cross / scale
+        )
+
+    @staticmethod
+    def _linear(one: Ratio) -> Mean:
+        total = one.n * one.value
+        return Mean(one.n, total, one.value * total + (one.n - 1) * one.variance)
+
+
+@dataclass(frozen=True, slots=True)
 class Strata:
     """An arm cut by something known before the exposure (country, carrier): name of the stratum and its statistic."""
 

@@ -2,20 +2,27 @@
 
 `python -m benchmarks.experiments_sql` makes predictions and outcomes in a chDB of its own, looks twice and prints JSON.
 Users come all the time and stay for a tenth of it; half of the predictions have an outcome within two days. The figures
-are of two threads, with ClickHouse's `max_memory_usage` set: a query that wants more fails.
+are of two threads, with ClickHouse's `max_memory_usage` set: a query that wants more fails. `statements` says where the
+time of a step went, and `load` what else the machine did: where that is more than what this needs, look at the seconds
+of processor.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import os
+import re
+import resource
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final
+
+import pyarrow as pa
 
 from analytics.definition_reader import read
 from analytics.definitions import Plan
@@ -25,13 +32,15 @@ from analytics.experiment_store import ExperimentStore
 from analytics.look_records import rows
 from analytics.migrate import migrate
 from analytics.reading import read as read_look
-from analytics.warehouse import Warehouse, WarehouseConfig
+from analytics.warehouse import Answer, Warehouse, WarehouseConfig
 
 # Recent: what is older than the time to live of predictions would be gone as it is inserted.
 START: Final = datetime.now(UTC).replace(hour=0, minute=0, second=0, microsecond=0) - timedelta(days=40)
 DAYS: Final = 30
 MEMORY: Final = 2_000_000_000
 THREADS: Final = 2
+# Seconds: shorter statements are not listed.
+LEAST: Final = 0.02
 _CHUNK: Final = 1_000_000
 
 DEFINITION: Final[dict[str, Any]] = {
@@ -56,6 +65,41 @@ DEFINITION: Final[dict[str, Any]] = {
     ],
     "guardrails": [{"metric": "latency", "margin": "5%"}],
 }
+
+
+class Watched(Warehouse):
+    """A warehouse that notes what its statements took: name, wall seconds, and seconds of processor of all threads."""
+
+    def __init__(self, config: WarehouseConfig, connect: Callable[[], Any]) -> None:
+        super().__init__(config, connect)
+        self.notes: list[tuple[str, float, float]] = []
+
+    def query(self, sql: str, parameters: Mapping[str, Any] | None = None) -> Answer:
+        """As `Warehouse` does."""
+        with self._noting(_name(sql)):
+            return super().query(sql, parameters)
+
+    def arrow(self, sql: str, parameters: Mapping[str, Any] | None = None) -> pa.Table:
+        """As `Warehouse` does."""
+        with self._noting(_name(sql)):
+            return super().arrow(sql, parameters)
+
+    def insert(self, table: str, rows: pa.Table, token: str = "") -> None:
+        """As `Warehouse` does."""
+        with self._noting(f"rows into {table}"):
+            super().insert(table, rows, token)
+
+    @contextmanager
+    def _noting(self, name: str) -> Iterator[None]:
+        began, worked = time.perf_counter(), time.process_time()
+        yield
+        self.notes.append((name, time.perf_counter() - began, time.process_time() - worked))
+
+
+def _name(sql: str) -> str:
+    into = re.search(r"INSERT INTO (\w+)", sql)
+    tables = sorted(set(re.findall(r"(?:FROM|JOIN) (predictions|outcomes|experiment_\w+)", sql)))
+    return f"{into[1] + ' from ' if into else 'ask '}{', '.join(tables)}"
 
 
 def fill(warehouse: Warehouse, first: int, last: int, total: int) -> None:
@@ -95,48 +139,57 @@ def fill(warehouse: Warehouse, first: int, last: int, total: int) -> None:
 
 
 @contextmanager
-def _timed(into: dict[str, Any], name: str) -> Iterator[None]:
+def _timed(watched: Watched, into: dict[str, Any], name: str) -> Iterator[None]:
     """Wall seconds as `name`; seconds of processor, of all threads, beside them: others may be on this machine."""
     began, worked = time.perf_counter(), time.process_time()
+    watched.notes.clear()
     yield
     into[f"{name}_s"] = round(time.perf_counter() - began, 3)
     into[f"{name}_cpu_s"] = round(time.process_time() - worked, 3)
+    worth = [one for one in watched.notes if one[1] >= LEAST]
+    if worth:
+        into.setdefault("statements", {})[name] = [
+            {"statement": what, "s": round(wall, 3), "cpu_s": round(cpu, 3)} for what, wall, cpu in worth
+        ]
 
 
-def measure(warehouse: Warehouse, predictions: int) -> dict[str, Any]:
+def measure(warehouse: Watched, predictions: int) -> dict[str, Any]:
     """Fill, look, add a hundredth, look again; seconds by step. The warehouse must be migrated and otherwise empty."""
+    # Arrow imports pandas when it is first given a list: a second, once a process, and no part of a look.
+    pa.array([START])
     plan = Plan(read(DEFINITION, "bench")).start(START)
     found: dict[str, Any] = {"predictions": predictions, "outcomes": predictions // 2, "days": DAYS}
     more = predictions // 100
     total = predictions + more
-    with _timed(found, "fill"):
+    with _timed(warehouse, found, "fill"):
         fill(warehouse, 0, predictions, total)
     store = ExperimentStore(warehouse)
     slot = timedelta(hours=1)
     at = START + timedelta(days=DAYS) * (predictions / total)
     at -= (at - START) % slot
-    with _timed(found, "first_look"):
+    with _timed(warehouse, found, "first_look"):
         first = advance(warehouse, plan, at)
-    with _timed(found, "report"):
+    with _timed(warehouse, found, "report"):
         sums = store.sums(plan, at)
         store.exposures_by_day(plan, at)
         store.unit_counts(plan, at)
         store.timeseries(plan, at)
     fill(warehouse, predictions, total, total)
     at = START + timedelta(days=DAYS)
-    with _timed(found, "second_look"):
+    with _timed(warehouse, found, "second_look"):
         second = advance(warehouse, plan, at)
-    with _timed(found, "idle_look"):
+    with _timed(warehouse, found, "idle_look"):
         advance(warehouse, plan, at)
     # What the job adds to that: the sums once more, all tests, and the rows of the look.
-    with _timed(found, "sums"):
+    with _timed(warehouse, found, "sums"):
         some = summed(store, plan, at)
-    with _timed(found, "tests"):
+    with _timed(warehouse, found, "tests"):
         reading = read_look(plan, 1, at, some)
-    with _timed(found, "write"):
+    with _timed(warehouse, found, "write"):
         warehouse.insert("experiment_looks", rows(reading))
-    with _timed(found, "idle_job_look"):
+    with _timed(warehouse, found, "idle_job_look"):
         look(warehouse, store, plan, at, past_looks(warehouse, plan))
+    found["first_look_and_report_s"] = round(found["first_look_s"] + found["report_s"], 3)
     found["second_to_first"] = round(found["second_look_cpu_s"] / found["first_look_cpu_s"], 4)
     found["slots"] = {"first": first.folded, "second": second.folded}
     found["units"] = sum(one.n for one in sums if one.metric == "bought")
@@ -149,12 +202,16 @@ def main() -> None:
     parser.add_argument("--predictions", type=int, default=10_000_000)
     parser.add_argument("--memory", type=int, default=MEMORY, help="bytes that one query may use")
     options = parser.parse_args()
+    load = os.getloadavg()[0]
     with tempfile.TemporaryDirectory(prefix="penstock-bench-") as folder:
         settings = {"max_memory_usage": str(options.memory), "max_threads": str(THREADS)}
-        with Warehouse.open(WarehouseConfig(path=folder, settings=settings)) as warehouse:
+        with Watched.open(WarehouseConfig(path=folder, settings=settings)) as warehouse:
             migrate(warehouse)
             found = measure(warehouse, options.predictions)
             found |= {"clickhouse": warehouse.version(), "threads": THREADS, "memory_limit": options.memory}
+            found["peak_resident_bytes"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+            found["load"] = {"before": round(load, 2), "after": round(os.getloadavg()[0], 2)}
+    found = {"benchmark": "experiments-sql", "date": datetime.now(UTC).isoformat(timespec="seconds"), **found}
     json.dump(found, sys.stdout, indent=1)
     sys.stdout.write("\n")
 

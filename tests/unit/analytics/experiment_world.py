@@ -234,8 +234,14 @@ def _events(
         if one.name != source.outcome or one.model not in (definition.model, ""):
             continue
         if by_request:
+            logged = one.hours if one.arrives is None else one.arrives
             for seen in mine:
-                if seen.request == one.request and seen.code == "OK" and math.isfinite(seen.score):
+                if (
+                    (seen.request, seen.user) == (one.request, one.user)
+                    and seen.code == "OK"
+                    and math.isfinite(seen.score)
+                    and logged >= seen.hours - 1
+                ):
                     call = float((seen.score > source.threshold) == (one.value > 0.5)) if source.by_request else 1.0
                     found.append((at(seen.hours), call, seen.experiment == definition.name and seen.variant != ""))
         elif one.user == user:

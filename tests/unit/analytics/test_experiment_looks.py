@@ -1,15 +1,15 @@
-"""Looks at an experiment: what counts, what does not, and that many small looks find what one look at all would."""
+"""Looks at an experiment: what counts and what does not, by window, unit, arm, slice and clock."""
 
 from __future__ import annotations
 
 import random
 from datetime import timedelta
-from typing import Any
 
 import pytest
-from experiment_world import DAY0, Happened, Seen, World, at, definition, expected
+from experiment_runs import METRICS, SUMS, counted, look, started, sums
+from experiment_world import DAY0, Happened, Seen, World, at, definition
 
-from analytics.definitions import Definition, DefinitionError, Plan
+from analytics.definitions import DefinitionError, Plan
 from analytics.experiment_state import advance
 from analytics.experiment_store import ExperimentStore, UnitSums
 from analytics.warehouse import Warehouse
@@ -18,138 +18,6 @@ from analytics.warehouse import Warehouse
 @pytest.fixture
 def world(warehouse: Warehouse) -> World:
     return World(warehouse)
-
-
-def started(some: Definition, hours: float = 0) -> Plan:
-    return Plan(some).start(at(hours))
-
-
-def look(world: World, plan: Plan, hours: float) -> dict[tuple[str, str], UnitSums]:
-    """Look at a time and return the sums by metric and arm."""
-    advance(world.warehouse, plan, at(hours))
-    return sums(world, plan, hours)
-
-
-def sums(world: World, plan: Plan, hours: float) -> dict[tuple[str, str], UnitSums]:
-    return {(one.metric, one.variant): one for one in ExperimentStore(world.warehouse).sums(plan, at(hours))}
-
-
-def counted(found: dict[tuple[str, str], UnitSums], metric: str = "bought") -> list[tuple[int, float]]:
-    return [(found[metric, arm].n, found[metric, arm].y) for arm in "ab"]
-
-
-METRICS: list[dict[str, Any]] = [
-    {"name": "bought", "kind": "proportion", "outcome": "bought", "window": "2h"},
-    {"name": "spent", "kind": "mean", "outcome": "bought", "window": "3h", "covariate_window": "5h", "cap_value": 4},
-    {
-        "name": "rate",
-        "kind": "ratio",
-        "numerator": {"outcome": "bought"},
-        "denominator": {"prediction": "rows"},
-        "window": "2h",
-        "covariate_window": "3h",
-    },
-    {
-        "name": "calls",
-        "kind": "ratio",
-        "numerator": {"outcome": "late", "value": "correct"},
-        "denominator": {"outcome": "late", "value": "one"},
-        "window": "2h",
-    },
-    {"name": "slowest", "kind": "mean", "source": {"prediction": "latency_ms", "aggregate": "max"}, "window": "1h"},
-    {"name": "mean-score", "kind": "quantile", "prediction": "score", "percentile": 50, "window": "1h"},
-]
-SUMS = ("n", "events", "y", "x", "c", "d", "yy", "xx", "cc", "dd", "yx", "yc", "yd", "xc", "xd", "cd")
-SCORES = (0.1, 0.5, 0.7, float("nan"))
-
-
-def random_world(rng: random.Random, world: World, rows: int = 160) -> tuple[list[Seen], list[Happened]]:
-    users = [f"u{number}" for number in range(24)]
-    arm = {user: rng.choice("ab") for user in users}
-    seen = []
-    for number in range(rows):
-        user = rng.choice(users)
-        # Some meet the other arm, and some predictions are of another experiment, or of none.
-        variant = arm[user] if rng.random() < 0.98 else rng.choice("ab")
-        experiment = "exp" if rng.random() < 0.9 else rng.choice(["", "other"])
-        hours = rng.choice([-2, -0.5, *[rng.uniform(0, 12)] * 8])
-        code = "OK" if rng.random() < 0.95 else "MODEL_ERROR"
-        seen.append(
-            Seen(user, hours, variant if experiment else "", f"r{number}", rng.choice(SCORES), experiment, code=code)
-        )
-    happened = []
-    for number in range(rows):
-        about = rng.choice(seen)
-        hours = about.hours + rng.uniform(-3, 4)
-        name = rng.choice(["bought", "late"])
-        value = float(rng.choice([0, 1, 3]))
-        experiment = rng.choice(["exp", "exp", "", "other"])
-        happened.append(Happened(about.user, hours, value, f"o{number}", name, about.request, experiment))
-    # The same outcome reported again, with a later word on it.
-    happened += [
-        Happened(one.user, one.hours, 2.0, one.id, one.name, one.request, one.experiment) for one in happened[:9]
-    ]
-    return seen, happened
-
-
-@pytest.mark.parametrize("seed", range(6))
-def test_many_looks_while_rows_arrive_in_any_order_find_what_one_look_at_all_finds(world: World, seed: int) -> None:
-    rng = random.Random(seed)
-    plan = started(definition(*METRICS))
-    seen, happened = random_world(rng, world)
-    # Mostly in order of time, with some that come very late; repeated outcomes stay behind what they repeat.
-    arrivals: list[tuple[float, int, Seen | Happened]] = []
-    for number, row in enumerate([*seen, *happened]):
-        arrivals.append((row.hours + rng.choice([0, 0, 0.3, 0.3, rng.uniform(0, 9)]), number, row))
-    again = {one.id for one in happened[-9:]}
-    arrivals = [
-        (99.0 if isinstance(row, Happened) and row.id in again and number >= len(seen) + 160 else when, number, row)
-        for when, number, row in arrivals
-    ]
-    arrivals.sort(key=lambda one: one[:2])
-    clock = 0.0
-    for begin in range(0, len(arrivals), 25):
-        part = arrivals[begin : begin + 25]
-        clock = max(clock, min(part[-1][0], 24.0))
-        for _, _, row in part:
-            if isinstance(row, Seen):
-                world.see(row)
-            else:
-                world.happen(Happened(*[getattr(row, name) for name in _FIELDS], arrives=max(row.hours, clock)))
-        advance(world.warehouse, plan, at(clock))
-    found = look(world, plan, 40)
-    for metric in plan.definition.metrics:
-        reference = expected(world, plan.definition, metric, at(0), at(40))
-        for arm in "ab":
-            one = found[metric.name, arm]
-            wanted = reference.get(arm, {})
-            for name in SUMS:
-                assert getattr(one, name) == pytest.approx(wanted.get(name, 0.0), rel=1e-9, abs=1e-9), (
-                    f"{metric.name}/{arm}/{name}"
-                )
-
-
-_FIELDS = ("user", "hours", "value", "id", "name", "request", "experiment")
-
-
-def test_a_look_that_finds_nothing_new_computes_nothing(world: World) -> None:
-    plan = started(definition(*METRICS))
-    world.see(Seen("u", 0.5, "a"), Seen("v", 0.6, "b"))
-    world.happen(Happened("u", 1.0))
-    first = advance(world.warehouse, plan, at(20))
-    assert (first.folded, set(first.computed.values()), first.late) == (1, {1}, 0)
-    again = advance(world.warehouse, plan, at(21))
-    assert (again.folded, set(again.computed.values()), again.late) == (0, {0}, 0)
-
-
-def test_only_what_is_new_is_computed(world: World) -> None:
-    plan = started(definition())
-    for hour in range(10):
-        world.see(Seen(f"a{hour}", hour + 0.5, "a"), Seen(f"b{hour}", hour + 0.5, "b"))
-    assert advance(world.warehouse, plan, at(10)).computed == {"bought": 7}  # a slot, 2 h of window and 1 h of delay
-    world.see(Seen("new", 10.5, "a"))
-    later = advance(world.warehouse, plan, at(11))
-    assert (later.folded, later.computed) == (1, {"bought": 1})
 
 
 def test_outcomes_count_in_the_window_and_only_there(world: World) -> None:
@@ -353,67 +221,20 @@ def test_sums_of_different_arms_do_not_add_up() -> None:
         one + UnitSums("m", "b")
 
 
-class _BrokenError(Exception):
-    pass
-
-
-@pytest.mark.parametrize("stop_at", range(12))
-def test_a_look_that_is_broken_off_anywhere_is_finished_by_the_next(world: World, stop_at: int) -> None:
-    plan = started(definition(*METRICS[:2]))
-    world.see(Seen("u", 0.5, "a"), Seen("v", 0.6, "b"), Seen("w", 1.6, "b"))
-    world.happen(Happened("u", 1.0))
-    advance(world.warehouse, plan, at(10))
-    world.see(Seen("u", 10.5, "b"), Seen("x", 10.6, "a"), Seen("w", 0.1, "b"))
-    world.happen(Happened("v", 1.5, 2.0, arrives=10), Happened("x", 10.7))
-    breaking = _Breaking(world.warehouse, stop_at)
-    try:
-        advance(breaking, plan, at(20))  # type: ignore[arg-type]
-    except _BrokenError:
-        pass
-    else:
-        assert breaking.left > 0
-    found = look(world, plan, 20)
-    for metric in plan.definition.metrics:
-        reference = expected(world, plan.definition, metric, at(0), at(20))
-        for arm in "ab":
-            for name in SUMS:
-                assert getattr(found[metric.name, arm], name) == pytest.approx(reference.get(arm, {}).get(name, 0.0))
-
-
-class _Breaking:
-    """A warehouse that stops taking writes after so many."""
-
-    def __init__(self, warehouse: Warehouse, writes: int) -> None:
-        self._warehouse = warehouse
-        self.left = writes
-
-    def query(self, sql: str, parameters: Any = None) -> Any:
-        if sql.lstrip().startswith("INSERT"):
-            self._write()
-        return self._warehouse.query(sql, parameters)
-
-    def insert(self, table: str, rows: Any, token: str = "") -> None:
-        self._write()
-        self._warehouse.insert(table, rows, token)
-
-    def _write(self) -> None:
-        if self.left == 0:
-            raise _BrokenError
-        self.left -= 1
-
-
-def test_a_small_benchmark_measures_what_it_says(warehouse: Warehouse) -> None:
-    from benchmarks.experiments_sql import measure
-
-    found = measure(warehouse, 20_000)
-    assert found["units"] > 1500
-    assert found["slots"]["first"] > 80 * found["slots"]["second"] > 0
-    assert warehouse.query("SELECT count() FROM predictions").scalar() == 20_200
-    assert found["idle_look_s"] < found["first_look_s"]
-
-
 def test_an_outcome_logged_long_before_it_happened_does_not_count(world: World) -> None:
     plan = started(definition())
     world.see(Seen("u", 30.5, "a"), Seen("v", 30.5, "a"))
     world.happen(Happened("u", 31.0, arrives=30.2), Happened("v", 31.0, arrives=28.0))
     assert counted(look(world, plan, 50)) == [(2, 1.0), (0, 0.0)]
+
+
+def test_what_counts_of_a_slot_does_not_depend_on_the_slots_computed_with_it(world: World) -> None:
+    # Both say how a call went long before the call was made: no clock is that wrong, however old the other slots are.
+    plan = started(definition(METRICS[3]))
+    world.see(Seen("early", 0.5, "a", "r0"), Seen("u", 10.5, "a", "r1"), Seen("v", 10.5, "a", "r2"))
+    world.happen(Happened("u", 8.0, 1.0, name="late", request="r1"), Happened("v", 9.6, 1.0, name="late", request="r2"))
+    assert look(world, plan, 30)["calls", "a"].events == 1
+    again = Plan(definition({**METRICS[3], "window": "3h"}), plan.started_at)
+    for hours in (5, 30):
+        found = look(world, again, hours)
+    assert found["calls", "a"].events == 1

@@ -54,7 +54,7 @@ def test_every_statement_can_be_run_again(migration: Migration) -> None:
     again = re.compile(
         r"CREATE (TABLE|MATERIALIZED VIEW|VIEW) IF NOT EXISTS|CREATE OR REPLACE VIEW|DROP (TABLE|VIEW) IF EXISTS"
         r"|ALTER TABLE \w+ (ADD (COLUMN|INDEX|PROJECTION) IF NOT EXISTS|DROP PROJECTION IF EXISTS|MODIFY"
-        r"|MATERIALIZE PROJECTION|UPDATE \w+ = NULL WHERE)"
+        r"|MATERIALIZE (PROJECTION|COLUMN)|UPDATE \w+ = NULL WHERE)"
     )
     for statement in migration.statements():
         assert again.match(" ".join(statement.split())), statement[:80]
