@@ -5,6 +5,7 @@ ModelError
 ├── SignatureError         a signature that contradicts itself
 ├── ArtifactError          bytes, manifest or folder are not what they must be: the version never serves
 │   ├── ManifestError      the manifest cannot be read; names the key
+│   ├── StoreError         the store does not answer, or does not take what it is given
 │   └── UnknownModelError  no such model or version; names those there are: UNKNOWN_MODEL
 ├── DeviceError            the device asked for cannot be had
 └── InferenceError         the model raised, or answered what its signature does not say: INFERENCE_FAILED
@@ -43,6 +44,10 @@ class ArtifactError(ModelError):
 
 class ManifestError(ArtifactError):
     """A manifest that cannot be read."""
+
+
+class StoreError(ArtifactError):
+    """A store that does not answer, or that does not take what it is given (a full disk, missing rights)."""
 
 
 class UnknownModelError(ArtifactError, LookupError):
