@@ -24,6 +24,8 @@ log = logging.getLogger(__name__)
 
 # The store is asked again after this long, so that a new version is seen without a restart.
 LISTING_SECONDS: Final = 2.0
+# A remote store takes its time, and money, to be listed: from a thread of its own, and less often.
+REMOTE_LISTING_SECONDS: Final = 10.0
 # A version that could not be loaded is tried again after this long.
 RETRY_SECONDS: Final = 10.0
 
@@ -72,6 +74,8 @@ class Catalog:
         self._failed_at: dict[tuple[str, str], float] = {}
         self._lock = threading.Lock()
         self._pool = ThreadPoolExecutor(1, "load")
+        self._lister = ThreadPoolExecutor(1, "list")
+        self._listing_now: Future[None] | None = None
 
     def set_live(self, live: Mapping[str, Live]) -> None:
         """The version that serves each model by default, where control says so; elsewhere the newest released does."""
@@ -144,6 +148,7 @@ class Catalog:
 
     def close(self) -> None:
         """Wait for what is being loaded."""
+        self._lister.shutdown(cancel_futures=True)
         self._pool.shutdown(cancel_futures=True)
 
     def _begin(self, model: str, version: str) -> Future[LoadedModel]:
@@ -207,20 +212,32 @@ class Catalog:
         return "failed" if future.cancelled() or future.exception() is not None else "ready"
 
     def _models(self) -> dict[str, _Listed]:
+        remote = self._store.is_remote
         with self._lock:
-            if self._clock() - self._listed <= LISTING_SECONDS:
+            if self._clock() - self._listed <= (REMOTE_LISTING_SECONDS if remote else LISTING_SECONDS):
                 return self._listing
-            self._listing = self._list()
+            first = self._listed == float("-inf")
+            if remote and not first:
+                # Who asks is about to poll or to answer, and does not wait for a network.
+                if self._listing_now is None or self._listing_now.done():
+                    self._listing_now = self._lister.submit(self._look)
+                return self._listing
+        self._look()
+        return self._listing
+
+    def _look(self) -> None:
+        """List the store, and unload what is gone from it."""
+        listing = self._list()
+        with self._lock:
+            self._listing = listing
             self._listed = self._clock()
             gone = [key for key in self._loading if self._is_gone(*key)]
             for key in gone:
                 del self._loading[key]
                 self._failed_at.pop(key, None)
-            listing = self._listing
         for key in gone:
             log.info("model %s version %s was taken out of the store, and is unloaded", *key)
             self._on_gone(*key)
-        return listing
 
     def _is_gone(self, model: str, version: str) -> bool:
         if self.store_problem or not self._loading[(model, version)].done():

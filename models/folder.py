@@ -35,6 +35,8 @@ class ModelStore:
     Processes may share a store. A root that does not exist is an empty store; `add` creates it.
     """
 
+    is_remote: Final = False
+
     def __init__(self, root: str | Path) -> None:
         self.root = Path(root)
 

@@ -78,28 +78,30 @@ def quantized(
     folder: Path,
     *,
     least: float = DEFAULT_AGREEMENT,
+    device: str = "cpu",
     clock: Callable[[], float] = time.perf_counter,
 ) -> tuple[Manifest, Measured]:
     """Write the smaller model into an empty folder, and return its manifest, a candidate's, and what was measured.
 
-    `model`: the original's ONNX file. Raises `ArtifactError` where it cannot be converted, the result does not load,
-    or its agreement with the original on the sample is below `least`.
+    `model`: the original's ONNX file. `device`: what both are measured on; a CPU computes FP16 nodes in FP32, so that
+    there the rounding of weights shows and the range of FP16 does not. Raises `ArtifactError` where it cannot be
+    converted, the result does not load, or its agreement with the original on the sample is below `least`.
     """
     if not sample.rows:
         raise ArtifactError("the sample has no rows that the model takes")
-    before_bytes = sum(one.size for one in manifest.files)
+    before_bytes = _bytes(model)
     _convert(model, folder / _FILE, method, sample, manifest.signature, before_bytes > _EXTERNAL_BYTES)
     files = tuple(FileEntry.of(folder, one.name) for one in sorted(folder.iterdir()))
     smaller = replace(manifest, version=version, files=files, entrypoint=_FILE, stage=CANDIDATE)
-    original = LoadedModel(manifest, Session.open(model, manifest.signature, "cpu"))
+    original = LoadedModel(manifest, Session.open(model, manifest.signature, device))
     try:
-        new = LoadedModel(smaller, Session.open(folder / _FILE, manifest.signature, "cpu"))
+        new = LoadedModel(smaller, Session.open(folder / _FILE, manifest.signature, device))
     except ModelError as error:
         raise ArtifactError(f"the {method} version does not serve: {error}") from error
     before, after = (_outputs(one, sample) for one in (original, new))
     agreement = agreement_of(manifest.signature, before, after, sample.rows, sample.labels)
     seconds = _seconds([original, new], sample, clock)
-    measured = Measured(method, before_bytes, sum(one.size for one in files), seconds[0], seconds[1], agreement)
+    measured = Measured(method, before_bytes, _bytes(folder / _FILE), seconds[0], seconds[1], agreement)
     if not agreement.agreement >= least:
         raise ArtifactError(
             f"the {method} version agrees with version {manifest.version} by {agreement.agreement:.4f} on "
@@ -108,6 +110,8 @@ def quantized(
         )
     import onnxruntime
 
+    # Seconds differ from run to run: they are reported, and not part of what the version is.
+    figures = {name: value for name, value in measured.to_json().items() if "seconds" not in name and name != "speedup"}
     lineage = {
         **manifest.lineage,
         "quantized": {
@@ -117,9 +121,25 @@ def quantized(
             "sample": {**(sample.source or {}), "rows": sample.rows},
         },
     }
-    # Seconds differ from run to run: they are reported, and not part of what the version is.
-    figures = {name: value for name, value in measured.to_json().items() if "seconds" not in name and name != "speedup"}
     return replace(smaller, lineage=lineage, metrics={**manifest.metrics, "quantization": figures}), measured
+
+
+def _bytes(model: Path) -> int:
+    """Of the ONNX file and the weights beside it; a version may have other files."""
+    try:
+        import onnx
+        from onnx.external_data_helper import uses_external_data
+    except ImportError as error:
+        raise ArtifactError(f"quantizing needs the extra `train` (onnx): {error}") from None
+
+    try:
+        tensors = onnx.load(str(model), load_external_data=False).graph.initializer
+    except Exception as error:
+        raise ArtifactError(f"{model}: it is no ONNX file: {' '.join(str(error).split())[:200]}") from error
+    beside: set[str] = {
+        item.value for one in tensors if uses_external_data(one) for item in one.external_data if item.key == "location"
+    }
+    return model.stat().st_size + sum((model.parent / one).stat().st_size for one in beside)
 
 
 def _convert(model: Path, target: Path, method: Method, sample: Sample, signature: Signature, external: bool) -> None:

@@ -58,6 +58,12 @@ class Registry:
         self._clock = clock
         # A version never changes, and a remote store takes tenths of a second to say so.
         self._known: dict[tuple[str, str], tuple[About | None, Manifest]] = {}
+        self._seen: set[tuple[str, str]] = set()
+
+    @property
+    def is_remote(self) -> bool:
+        """Whether a look into it takes long, and costs."""
+        return self._objects.local("") is None
 
     def names(self) -> list[str]:
         """Models that have a version, sorted. Raises `StoreError`."""
@@ -83,7 +89,7 @@ class Registry:
         """What a version says about itself. Raises `UnknownModelError`, `ManifestError`, `StoreError`."""
         known = self._known.get((name, version))
         # In a folder somebody may have changed it, and asking costs nothing.
-        own = self._objects.local("") is not None and is_name(name) and is_name(version)
+        own = not self.is_remote and is_name(name) and is_name(version)
         about = self._objects.about(_manifest_path(name, version)) if own else None
         if known is not None and known[0] == about:
             return known[1]
@@ -187,6 +193,7 @@ class Registry:
         beside = [one.path for one in self._objects.walk(f"{name}/{version}")] if self._is_plain(manifest) else []
         self._objects.put(_removed_path(name, version), iter([manifest.encoded()]))
         self._known.pop((name, version), None)
+        self._seen.discard((name, version))
         self._objects.delete(_manifest_path(name, version))
         for path in beside:
             self._objects.delete(path)
@@ -220,12 +227,18 @@ class Registry:
         return sorted((one for one in self._objects.names(name) if is_name(one) and self._has(name, one)), key=natural)
 
     def _has(self, name: str, version: str) -> bool:
+        # An object store shows no folder once nothing is in it, so what was seen there need not be asked for again.
+        if self.is_remote and (name, version) in self._seen:
+            return True
         try:
-            return self._objects.about(_manifest_path(name, version)) is not None
+            found = self._objects.about(_manifest_path(name, version)) is not None
         except StoreError:
             raise
         except ArtifactError:
             return True  # a link out of the store; whoever opens it is told
+        if found:
+            self._seen.add((name, version))
+        return found
 
     def _is_released(self, name: str, version: str) -> bool:
         try:
@@ -271,8 +284,13 @@ class Registry:
         others = [one for one in self._versions(manifest.name) if one != manifest.version]
         released = [one for one in others if self._is_released(manifest.name, one)]
         for version in (released or others)[-1:]:
-            change = signature_change(self.manifest(manifest.name, version).signature, manifest.signature)
-            if change:
+            try:
+                before = self.manifest(manifest.name, version).signature
+            except StoreError:
+                raise
+            except ArtifactError:
+                return  # nobody is served by it
+            if change := signature_change(before, manifest.signature):
                 raise ArtifactError(
                     f"model {manifest.name} {manifest.version} would not suit the callers of version {version}: "
                     f"{change}; --new-signature takes it all the same"

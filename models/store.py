@@ -15,6 +15,10 @@ class Store(Protocol):
     def root(self) -> str | Path:
         """Where it is, for messages."""
 
+    @property
+    def is_remote(self) -> bool:
+        """Whether a look into it takes long, and costs."""
+
     def names(self) -> list[str]:
         """Models that have a version, sorted. Raises `StoreError`."""
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any, Final, Protocol
 
 from models.compatibility import signature_change
-from models.errors import ArtifactError, ModelError
+from models.errors import ArtifactError, ModelError, StoreError
 from models.live import Live, last_good
 from models.manifest import RELEASED, Manifest
 from schemas.records import Control
@@ -174,10 +174,13 @@ class LiveModels:
             ) from None
 
     def _refuse_new_signature(self, name: str, live: str, manifest: Manifest) -> None:
-        if live not in self._store.versions(name):
-            return
-        change = signature_change(self._store.manifest(name, live).signature, manifest.signature)
-        if change:
+        try:
+            before = self._store.manifest(name, live).signature
+        except StoreError:
+            raise
+        except ArtifactError:
+            return  # it is gone, or nobody is served by it
+        if change := signature_change(before, manifest.signature):
             raise RefusedError(
                 f"version {manifest.version} of model {name!r} would not suit the callers of version {live}: {change}; "
                 "--new-signature promotes it all the same"

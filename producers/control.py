@@ -16,7 +16,6 @@ from schemas.codec import Codec, DecodeError
 from schemas.records import Control
 
 Entries = dict[tuple[str, str], Control]
-_SWAP_SECONDS = 20.0
 # What Kafka says to a transactional producer when another one has begun under its name.
 _FENCED = frozenset({KafkaError._FENCED, KafkaError.PRODUCER_FENCED, KafkaError.INVALID_PRODUCER_EPOCH})
 
@@ -69,7 +68,7 @@ class ControlTopic:
         own = {"transactional.id": f"penstock-{self._topic}-{kind}-{name}", "transaction.timeout.ms": 10_000}
         producer = Producer(client_config(self._config, DEFAULTS, {**FIXED, **own}))
         try:
-            producer.init_transactions(_SWAP_SECONDS)
+            producer.init_transactions(self._timeout)
             held = self.entries().get((kind, name))
             if (None if held is None else held.revision) != expected:
                 raise ControlConflictError(kind, name, held)
@@ -78,7 +77,7 @@ class ControlTopic:
             entry = Control(kind, name, max(now, (expected or 0) + 1), text, now, author)
             producer.begin_transaction()
             producer.produce(self._topic, self._codec.encode(entry), key_of(entry))
-            producer.commit_transaction(_SWAP_SECONDS)
+            producer.commit_transaction(self._timeout)
         except KafkaException as error:
             if error.args[0].code() in _FENCED:
                 raise ControlConflictError(kind, name, None) from None

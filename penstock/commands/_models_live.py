@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from penstock.live_models import Change, LiveModels
 
 # A list of models is wanted also where no broker answers.
-_STAGES_SECONDS: Final = 2.0
+_STAGES_SECONDS: Final = 1.0
 
 
 def register(group: typer.Typer) -> None:

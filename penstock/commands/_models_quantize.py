@@ -54,7 +54,14 @@ def quantize(
         sample = read_sample(data, manifest.signature, label, rows)
         with TemporaryDirectory(prefix="penstock-quantized-") as scratch:
             made, measured = quantized(
-                ours.artifact(name, original), manifest, new, method, sample, Path(scratch), least=agreement
+                ours.artifact(name, original),
+                manifest,
+                new,
+                method,
+                sample,
+                Path(scratch),
+                least=agreement,
+                device=console.settings().models.device,
             )
             ours.add(scratch, made)
     if as_json:

@@ -131,6 +131,8 @@ def verify(
         for one in [version] if version else ours.versions(name):
             about: dict[str, Any] = {"model": name, "version": one, "problem": "", "warm_up": []}
             try:
+                # The store's own bytes: what is loaded may have been brought here long ago.
+                ours.verify(name, one)
                 loaded = LoadedModel.load(ours, name, one, "cpu")
                 about["warm_up"] = [{"rows": rows, "ms": round(seconds * 1000, 3)} for rows, seconds in loaded.warm_up]
             except StoreError:
