@@ -276,6 +276,8 @@ class RemoteObjects:
                 file.commit()
             except BaseException:
                 file.discard()
+                with suppress(AttributeError):  # else its end would try to finish the upload once more
+                    file.closed = True
                 raise
 
     def create(self, path: str, data: bytes) -> bool:

@@ -3,7 +3,12 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
+import signal
+import subprocess
+import sys
+import urllib.request
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +20,7 @@ from memory_topic import MemoryTopic
 from onnx_models import linear, lookup
 from typer.testing import CliRunner, Result
 
+from penstock.brokers import free_port
 from penstock.cli import build
 
 
@@ -178,6 +184,50 @@ def test_replicas_get_what_they_miss_and_say_how_far_they_are_behind(store: Path
     assert "late 1: model late 1: late.onnx should have" in json.loads(failed.stdout)[0]["problems"][0]
     assert len(failed.stderr.splitlines()) == 1
     assert refusal("replicate", replica, "--model", "none").startswith("there is no model 'none'")
+
+
+def test_a_watched_replica_tells_its_lag_and_catches_up(store: Path, tmp_path: Path) -> None:
+    answer("add", "late", "1", weights(tmp_path, 1, 2, 3))
+    replica, port = tmp_path / "eu", free_port()
+    replica.write_text("no folder yet")
+    watch = ["replicate", str(replica), "--watch", "--interval", "0.1", "--port", str(port), "--json"]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "penstock", "models", *watch],
+        cwd=Path(__file__).parents[3],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+    )
+    try:
+        assert process.stdout is not None
+        (behind,) = json.loads(process.stdout.readline())
+        assert behind["missing"] == 1
+        assert behind["lag"] > 0
+        text = metrics(port)
+        lag = re.search(r'penstock_replica_lag_seconds\{replica="(.*)"\} (\S+)', text)
+        assert lag is not None
+        assert lag[1] == str(replica)
+        assert float(lag[2]) > 0
+        assert f'penstock_replica_missing_versions{{replica="{replica}"}} 1.0' in text
+        replica.unlink()
+        for line in process.stdout:
+            (now,) = json.loads(line)
+            if not now["missing"]:
+                break
+        assert (now["versions"], now["lag"]) == (["late 1"], 0.0)
+        process.stdout.readline()  # the round after it: the one before has been published
+        assert f'penstock_replica_lag_seconds{{replica="{replica}"}} 0.0' in metrics(port)
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(20) == 0
+    finally:
+        process.kill()
+        process.communicate()
+
+
+def metrics(port: int) -> str:
+    with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=5) as found:
+        text: str = found.read().decode()
+    return text
 
 
 def test_a_quantized_version_is_a_candidate_with_its_figures(store: Path, tmp_path: Path) -> None:
