@@ -6,6 +6,7 @@ import hashlib
 import os
 import secrets
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
@@ -54,4 +55,5 @@ class Cache:
         except OSError as error:
             raise StoreError(f"the cache of models {self.root} cannot be written: {error.strerror or error}") from error
         finally:
-            scratch.unlink(missing_ok=True)
+            with suppress(OSError):  # there is none where its folder could not be made
+                scratch.unlink(missing_ok=True)

@@ -15,7 +15,8 @@ import pytest
 from confluent_kafka import Consumer
 from worker_process import Scene, command, worker_environment
 
-from models.registry import ModelStore
+from models.importing import source_of
+from models.registry import ModelStore, Registry
 from models.session import DeviceError, Session
 from models.signature import Signature, TensorSpec
 from penstock.brokers import EmbeddedBroker, LocalBroker, free_port
@@ -153,7 +154,8 @@ def test_a_worker_over_an_empty_store_stays_out_of_the_group_until_there_is_a_mo
     requests = [scene.request("sum", ONES, version="1", user_id=f"user-{number}") for number in range(40)]
     scene.spread(requests)
     assert {one.reply.code for one in scene.answers_to(requests)} == {Code.OK}
-    ModelStore(empty).add_onnx("sum", "1", full / "sum" / "1" / "sum1.onnx")
+    with source_of(full / "sum" / "1", "sum", "1") as source:
+        Registry(empty).add(source.folder, source.manifest)
     beside.await_ready()
     assert "there is no model" not in beside.get("/readyz")[1]
 

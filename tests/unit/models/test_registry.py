@@ -325,6 +325,14 @@ def test_a_folder_that_cannot_be_written_is_one_line(tmp_path: Path) -> None:
         FolderObjects(tmp_path / "file" / "store").put("a", iter([b"b"]))
 
 
+def test_a_cache_that_cannot_be_written_is_one_line(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("no folder")
+    registry = Registry(tmp_path / "store", tmp_path / "file" / "cache")
+    add(registry, linear(tmp_path / "m.onnx"))
+    with pytest.raises(StoreError, match=r"^the cache of models .*/file/cache cannot be written: Not a directory$"):
+        registry.artifact("late", "1")
+
+
 _BIG = """
 import resource, sys
 from pathlib import Path
