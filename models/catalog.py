@@ -1,27 +1,43 @@
-"""The models of a worker: which version answers, loaded once, in the background, never served before its warm-up."""
+"""The models of a worker: which version answers, loaded once, in the background, never served before its warm-up.
+
+A version that is to serve by default takes over once it is ready. Until then, and for good where it cannot serve, the
+last good one goes on: what served here before, else what control's history names, else the next older one.
+"""
 
 from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
+from dataclasses import dataclass
 from time import monotonic
 from typing import Final
 
-from models.errors import DeviceError, ModelError, UnknownModelError, shown
+from models.errors import DeviceError, ModelError, StoreError, UnknownModelError, shown
+from models.live import Live
 from models.loading import LoadedModel
-from models.registry import ModelStore
+from models.store import Store
 
 log = logging.getLogger(__name__)
 
 # The store is asked again after this long, so that a new version is seen without a restart.
 LISTING_SECONDS: Final = 2.0
+# A remote store takes its time, and money, to be listed: from a thread of its own, and less often.
+REMOTE_LISTING_SECONDS: Final = 10.0
 # A version that could not be loaded is tried again after this long.
 RETRY_SECONDS: Final = 10.0
 
 Loader = Callable[[str, str], LoadedModel]
+
+
+@dataclass(frozen=True, slots=True)
+class _Listed:
+    """A model in the store: its versions in natural order, and the one that serves where control names none."""
+
+    versions: tuple[str, ...]
+    default: str
 
 
 class UnavailableModelError(RuntimeError):
@@ -33,42 +49,61 @@ class Catalog:
 
     def __init__(
         self,
-        store: ModelStore,
+        store: Store,
         load: Loader,
         *,
         on_ready: Callable[[str, str], None],
+        on_gone: Callable[[str, str], None] = lambda _model, _version: None,
         clock: Callable[[], float] = monotonic,
     ) -> None:
-        """`on_ready` is called, from the loading thread, when a version became ready or failed."""
+        """`on_ready` is called, from the loading thread, when a version became ready or failed.
+
+        `on_gone`: when a version that was loaded was taken out of the store and serves nothing any more.
+        """
         self._store = store
         self._load = load
         self._on_ready = on_ready
+        self._on_gone = on_gone
         self._clock = clock
-        self._live: Mapping[str, str] = {}
-        self._listing: dict[str, tuple[str, ...]] = {}
+        self._live: Mapping[str, Live] = {}
+        self._serving: dict[str, str] = {}
+        self._listing: dict[str, _Listed] = {}
+        self.store_problem = ""
         self._listed = float("-inf")
         self._loading: dict[tuple[str, str], Future[LoadedModel]] = {}
         self._failed_at: dict[tuple[str, str], float] = {}
         self._lock = threading.Lock()
         self._pool = ThreadPoolExecutor(1, "load")
+        self._lister = ThreadPoolExecutor(1, "list")
+        self._listing_now: Future[None] | None = None
 
-    def set_live(self, live: Mapping[str, str]) -> None:
-        """The version that serves each model by default, where control says so; elsewhere the newest does."""
+    def set_live(self, live: Mapping[str, Live]) -> None:
+        """The version that serves each model by default, where control says so; elsewhere the newest released does."""
         self._live = dict(live)
 
     def resolve(self, model: str, version: str = "") -> str:
         """The version that answers. Raises `UnknownModelError` naming the models or versions there are."""
-        versions = self._versions().get(model)
-        if not versions:
-            known = ", ".join(sorted(self._versions())) or "none"
+        listed = self._models().get(model)
+        if listed is None:
+            known = ", ".join(sorted(self._models())) or "none"
             raise UnknownModelError(f"there is no model {shown(model)}; models: {known}")
         if version:
-            if version not in versions:
-                there = ", ".join(versions)
+            if version not in listed.versions:
+                there = ", ".join(listed.versions)
                 raise UnknownModelError(f"model {model!r} has no version {shown(version)}; versions: {there}")
             return version
-        live = self._live.get(model)
-        return live if live in versions else versions[-1]
+        wanted = self._wanted(model, listed)
+        serving = self._serving.get(model)
+        if serving == wanted and self._is_ready(model, wanted):
+            return wanted
+        if self._state(model, wanted) == "ready":
+            self._serving[model] = wanted
+            if serving is not None:
+                log.info("model %s: version %s serves, after %s", model, wanted, serving)
+            return wanted
+        if serving is not None and self._is_ready(model, serving):
+            return serving
+        return self._last_good(model, listed, wanted)
 
     def ready(self, model: str, version: str) -> LoadedModel | None:
         """The loaded version, or None while it is being loaded. Raises `UnavailableModelError` saying why not."""
@@ -91,24 +126,29 @@ class Catalog:
         return len(done) - len(problems), problems
 
     def preload(self) -> tuple[list[LoadedModel], list[str]]:
-        """Load every model's default version and wait: those that are ready, and one line for each that is not.
+        """Load every model's default version, or else the last good one, and wait: those that are ready.
 
-        Raises `DeviceError` where the device that was asked for cannot be had: no version could then serve.
+        Also one line for each version that was tried and is not. Raises `DeviceError` where the device that was asked
+        for cannot be had: no version could then serve.
         """
         loaded, problems = [], []
-        for model in self._versions():
-            version = self.resolve(model)
-            self._begin(model, version)
-            try:
-                loaded.append(self._loading[(model, version)].result())
-            except DeviceError:
-                raise
-            except (ModelError, OSError) as error:
-                problems.append(f"{model} {version}: {error}")
+        for model, listed in self._models().items():
+            for version in self._candidates(model, listed, self._wanted(model, listed)):
+                try:
+                    found = self._begin(model, version).result()
+                except DeviceError:
+                    raise
+                except (ModelError, OSError) as error:
+                    problems.append(f"{model} {version}: {error}")
+                else:
+                    loaded.append(found)
+                    self._serving[model] = version
+                    break
         return loaded, problems
 
     def close(self) -> None:
         """Wait for what is being loaded."""
+        self._lister.shutdown(cancel_futures=True)
         self._pool.shutdown(cancel_futures=True)
 
     def _begin(self, model: str, version: str) -> Future[LoadedModel]:
@@ -133,21 +173,89 @@ class Catalog:
             self._failed_at[(model, version)] = self._clock()
             raise
 
-    def _versions(self) -> dict[str, tuple[str, ...]]:
-        with self._lock:
-            if self._clock() - self._listed > LISTING_SECONDS:
-                self._listing = self._list()
-                self._listed = self._clock()
-            return self._listing
+    def _wanted(self, model: str, listed: _Listed) -> str:
+        live = self._live.get(model)
+        return live.version if live is not None and live.version in listed.versions else listed.default
 
-    def _list(self) -> dict[str, tuple[str, ...]]:
+    def _candidates(self, model: str, listed: _Listed, wanted: str) -> Iterator[str]:
+        """The version that is to serve, and those that may in its place, the best first."""
+        yield wanted
+        live = self._live.get(model, Live(wanted))
+        known = {wanted}
+        older = listed.versions[: listed.versions.index(wanted)][::-1]
+        for version in (*live.good, *(one for one in older if one not in live.rolled_back)):
+            if version in listed.versions and version not in known:
+                known.add(version)
+                yield version
+
+    def _last_good(self, model: str, listed: _Listed, wanted: str) -> str:
+        """In place of a version that failed: the first that does not; the version itself while that is not known."""
+        for version in self._candidates(model, listed, wanted):
+            state = self._state(model, version)
+            if state == "ready":
+                self._serving[model] = version
+                log.error("model %s: version %s cannot serve, %s goes on", model, wanted, version)
+            if state != "failed":
+                return version
+        return wanted
+
+    def _is_ready(self, model: str, version: str) -> bool:
+        """Whether it is loaded; a look that begins nothing and takes no lock, for every poll's sake."""
+        future = self._loading.get((model, version))
+        return future is not None and future.done() and not future.cancelled() and future.exception() is None
+
+    def _state(self, model: str, version: str) -> str:
+        """ready, failed, or loading, which it is from now on."""
+        future = self._begin(model, version)
+        if not future.done():
+            return "loading"
+        return "failed" if future.cancelled() or future.exception() is not None else "ready"
+
+    def _models(self) -> dict[str, _Listed]:
+        remote = self._store.is_remote
+        with self._lock:
+            if self._clock() - self._listed <= (REMOTE_LISTING_SECONDS if remote else LISTING_SECONDS):
+                return self._listing
+            first = self._listed == float("-inf")
+            if remote and not first:
+                # Who asks is about to poll or to answer, and does not wait for a network.
+                if self._listing_now is None or self._listing_now.done():
+                    self._listing_now = self._lister.submit(self._look)
+                return self._listing
+        self._look()
+        return self._listing
+
+    def _look(self) -> None:
+        """List the store, and unload what is gone from it."""
+        listing = self._list()
+        with self._lock:
+            self._listing = listing
+            self._listed = self._clock()
+            gone = [key for key in self._loading if self._is_gone(*key)]
+            for key in gone:
+                del self._loading[key]
+                self._failed_at.pop(key, None)
+        for key in gone:
+            log.info("model %s version %s was taken out of the store, and is unloaded", *key)
+            self._on_gone(*key)
+
+    def _is_gone(self, model: str, version: str) -> bool:
+        if self.store_problem or not self._loading[(model, version)].done():
+            return False
+        listed = self._listing.get(model)
+        return listed is None or (version not in listed.versions and self._serving.get(model) != version)
+
+    def _list(self) -> dict[str, _Listed]:
         listing = {}
         try:
             for name in self._store.names():
                 # Its last version may be removed between the two questions.
                 with suppress(UnknownModelError):
-                    listing[name] = tuple(self._store.versions(name))
-        except OSError as error:
-            log.warning("the model store cannot be listed, what it held before is served: %s", error)
+                    listing[name] = _Listed(tuple(self._store.versions(name)), self._store.default_version(name))
+        except (OSError, StoreError) as error:
+            if not self.store_problem:
+                log.warning("the model store cannot be listed, what it held before is served: %s", error)
+            self.store_problem = str(error)
             return self._listing
+        self.store_problem = ""
         return listing

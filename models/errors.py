@@ -5,6 +5,7 @@ ModelError
 ├── SignatureError         a signature that contradicts itself
 ├── ArtifactError          bytes, manifest or folder are not what they must be: the version never serves
 │   ├── ManifestError      the manifest cannot be read; names the key
+│   ├── StoreError         the store does not answer, or does not take what it is given
 │   └── UnknownModelError  no such model or version; names those there are: UNKNOWN_MODEL
 ├── DeviceError            the device asked for cannot be had
 ├── PlanError              what is asked of a plan makes no sense or cannot be had
@@ -45,6 +46,10 @@ class ArtifactError(ModelError):
 
 class ManifestError(ArtifactError):
     """A manifest that cannot be read."""
+
+
+class StoreError(ArtifactError):
+    """A store that does not answer, or that does not take what it is given (a full disk, missing rights)."""
 
 
 class UnknownModelError(ArtifactError, LookupError):

@@ -14,10 +14,10 @@ from models.errors import ArtifactError, DeviceLostError, DeviceOutOfMemoryError
 from models.manifest import Manifest
 from models.padding import Merged, merge, padded_rows, split
 from models.profile_bins import FeatureBins
-from models.registry import ModelStore
-from models.session import DATATYPES, Session
+from models.session import DATATYPES, Declared, Session
 from models.signature import Signature
 from models.specs import ANY, TensorSpec
+from models.store import Store
 from schemas.tensors import Array, datatype_of
 
 _EXTENTS: Final = (1, 8, 32, 224)
@@ -39,13 +39,13 @@ class LoadedModel:
         self.feature_bins = FeatureBins(manifest.profile, manifest.signature)
         self._what = f"model {manifest.name} {manifest.version}"
         self._buckets = manifest.batching.buckets
-        self._compare()
+        compare(manifest, session.inputs, session.outputs)
         self.warm_up: list[tuple[int, float]] = self._warm(clock)
 
     @classmethod
     def load(
         cls,
-        store: ModelStore,
+        store: Store,
         name: str,
         version: str,
         device: str = "auto",
@@ -98,34 +98,6 @@ class LoadedModel:
         ]
         return {name: np.concatenate([one[name] for one in runs]) for name in runs[0]}
 
-    def _compare(self) -> None:
-        declared = {name: (kind, shape) for name, kind, shape in self.session.inputs}
-        named = {one.name for one in self.signature.inputs}
-        if set(declared) != named:
-            raise ArtifactError(
-                f"{self._what}: its signature has the inputs {', '.join(sorted(named))}, "
-                f"its ONNX file {', '.join(sorted(declared))}"
-            )
-        for spec in self.signature.inputs:
-            self._compare_one("input", spec, *declared[spec.name])
-        declared = {name: (kind, shape) for name, kind, shape in self.session.outputs}
-        for spec in self.signature.outputs:
-            if spec.name not in declared:
-                raise ArtifactError(f"{self._what}: its ONNX file has no output {spec.name!r}; it has {list(declared)}")
-            self._compare_one("output", spec, *declared[spec.name])
-
-    def _compare_one(self, side: str, spec: TensorSpec, kind: str, shape: tuple[int | str | None, ...]) -> None:
-        fits = not shape or (
-            len(shape) == len(spec.shape)
-            # What the file fixes the signature must fix too; on an output the warm-up will tell.
-            and all(not isinstance(one, int) or one in (want, ANY) for one, want in zip(shape, spec.shape, strict=True))
-        )
-        if DATATYPES.get(kind) != spec.datatype or (side == "input" and not fits):
-            raise ArtifactError(
-                f"{self._what}: {side} {spec.name!r} is {spec.datatype} {list(spec.shape)} in its signature, "
-                f"{kind} {list(shape)} in its ONNX file"
-            )
-
     def _warm(self, clock: Callable[[], float]) -> list[tuple[int, float]]:
         limits, fixed = self.manifest.batching, self.signature.fixed_rows
         sizes = (fixed,) if fixed else warm_up_rows(limits)
@@ -177,6 +149,38 @@ class LoadedModel:
                     f"the model gave {datatype_of(array)} {list(array.shape)} for {rows} rows"
                 )
         self.signature.scores(outputs, rows)
+
+
+def compare(manifest: Manifest, inputs: Declared, outputs: Declared) -> None:
+    """Hold a signature against what the ONNX file declares. Raises `ArtifactError`."""
+    what = f"model {manifest.name} {manifest.version}"
+    declared = {name: (kind, shape) for name, kind, shape in inputs}
+    named = {one.name for one in manifest.signature.inputs}
+    if set(declared) != named:
+        raise ArtifactError(
+            f"{what}: its signature has the inputs {', '.join(sorted(named))}, "
+            f"its ONNX file {', '.join(sorted(declared))}"
+        )
+    for spec in manifest.signature.inputs:
+        _compare_one(what, "input", spec, *declared[spec.name])
+    declared = {name: (kind, shape) for name, kind, shape in outputs}
+    for spec in manifest.signature.outputs:
+        if spec.name not in declared:
+            raise ArtifactError(f"{what}: its ONNX file has no output {spec.name!r}; it has {list(declared)}")
+        _compare_one(what, "output", spec, *declared[spec.name])
+
+
+def _compare_one(what: str, side: str, spec: TensorSpec, kind: str, shape: tuple[int | str | None, ...]) -> None:
+    fits = not shape or (
+        len(shape) == len(spec.shape)
+        # What the file fixes the signature must fix too; on an output the warm-up will tell.
+        and all(not isinstance(one, int) or one in (want, ANY) for one, want in zip(shape, spec.shape, strict=True))
+    )
+    if DATATYPES.get(kind) != spec.datatype or (side == "input" and not fits):
+        raise ArtifactError(
+            f"{what}: {side} {spec.name!r} is {spec.datatype} {list(spec.shape)} in its signature, "
+            f"{kind} {list(shape)} in its ONNX file"
+        )
 
 
 def _axis_sizes(signature: Signature) -> list[dict[str, int]]:

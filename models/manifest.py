@@ -15,10 +15,25 @@ from models.errors import ArtifactError, ManifestError, shown
 from models.fields import Fields
 from models.signature import Signature
 
-__all__ = ["MANIFEST", "ArtifactError", "FileEntry", "Manifest", "ManifestError", "check_name", "is_name"]
+__all__ = [
+    "CANDIDATE",
+    "MANIFEST",
+    "RELEASED",
+    "STAGES",
+    "ArtifactError",
+    "FileEntry",
+    "Manifest",
+    "ManifestError",
+    "check_name",
+    "is_name",
+]
 
 MANIFEST: Final = "manifest.json"
 FORMAT: Final = 1
+# The newest released version serves where control names none; a candidate serves only where it is named.
+RELEASED: Final = "released"
+CANDIDATE: Final = "candidate"
+STAGES: Final = (RELEASED, CANDIDATE)
 _NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 _SHA256: Final = re.compile(r"[0-9a-f]{64}")
 
@@ -68,7 +83,10 @@ def digest_of(path: Path) -> tuple[str, int]:
 
 @dataclass(frozen=True, slots=True)
 class Manifest:
-    """A model version. `metrics`, `profile` (of its training features) and `lineage` are free JSON objects."""
+    """A model version. `metrics`, `profile` (of its training features) and `lineage` are free JSON objects.
+
+    `stage` is what it was added as: "released", or "candidate".
+    """
 
     name: str
     version: str
@@ -79,6 +97,7 @@ class Manifest:
     metrics: Mapping[str, Any] = field(default_factory=dict)
     profile: Mapping[str, Any] = field(default_factory=dict)
     lineage: Mapping[str, Any] = field(default_factory=dict)
+    stage: str = RELEASED
 
     def __post_init__(self) -> None:
         check_name("name", self.name)
@@ -88,10 +107,12 @@ class Manifest:
             raise ManifestError(f"files: a path is listed twice: {', '.join(paths)}")
         if self.entrypoint not in paths:
             raise ManifestError(f"entrypoint: {shown(self.entrypoint)} is not among the files ({', '.join(paths)})")
+        if self.stage not in STAGES:
+            raise ManifestError(f"stage: expected {' or '.join(STAGES)}, got {shown(self.stage)}")
 
     def to_json(self) -> dict[str, Any]:
         """What `from_json` reads."""
-        return {
+        out = {
             "format": FORMAT,
             "name": self.name,
             "version": self.version,
@@ -103,6 +124,7 @@ class Manifest:
             "profile": dict(self.profile),
             "lineage": dict(self.lineage),
         }
+        return out if self.stage == RELEASED else {**out, "stage": self.stage}
 
     @classmethod
     def from_json(cls, value: object) -> Manifest:
@@ -124,6 +146,7 @@ class Manifest:
             reader.mapping("metrics", {}),
             reader.mapping("profile", {}),
             reader.mapping("lineage", {}),
+            reader.text("stage", RELEASED),
         )
         reader.done()
         return manifest
@@ -132,21 +155,32 @@ class Manifest:
     def read(cls, path: Path) -> Manifest:
         """A manifest file. Raises `ManifestError` naming the file, and the key where it is one."""
         try:
-            return cls.from_json(json.loads(path.read_text("utf-8")))
-        except ManifestError as error:
-            raise ManifestError(f"{path}: {error}") from None
+            data = path.read_bytes()
         except OSError as error:
             raise ManifestError(f"{path}: it cannot be read: {error.strerror}") from None
-        except (ValueError, RecursionError) as error:
-            raise ManifestError(f"{path}: it is no JSON: {error}") from None
+        return cls.parse(data, str(path))
 
-    def write(self, path: Path) -> None:
-        """Write as a file. Raises `ManifestError` where a free object holds what JSON cannot carry, such as NaN."""
+    @classmethod
+    def parse(cls, data: bytes, where: str) -> Manifest:
+        """A manifest file's bytes; `where` names them in a `ManifestError`."""
+        try:
+            return cls.from_json(json.loads(data.decode("utf-8")))
+        except ManifestError as error:
+            raise ManifestError(f"{where}: {error}") from None
+        except (ValueError, RecursionError) as error:
+            raise ManifestError(f"{where}: it is no JSON: {error}") from None
+
+    def encoded(self) -> bytes:
+        """The file. Raises `ManifestError` where a free object holds what JSON cannot carry, such as NaN."""
         try:
             text = json.dumps(self.to_json(), indent=2, ensure_ascii=False, allow_nan=False)
         except (TypeError, ValueError) as error:
             raise ManifestError(f"model {self.name} {self.version}: its manifest cannot be JSON: {error}") from None
-        path.write_text(text + "\n", "utf-8")
+        return f"{text}\n".encode()
+
+    def write(self, path: Path) -> None:
+        """Write as a file. Raises `ManifestError` as `encoded` does."""
+        path.write_bytes(self.encoded())
 
 
 def _read_limits(value: object) -> BatchLimits:

@@ -1,46 +1,76 @@
-"""The store of model versions, a folder: a version appears whole or not at all, and never changes afterwards."""
+"""The registry of model versions: content-addressed, whole or not at all, behind a folder or any fsspec URL.
+
+    <store>/<name>/<version>/manifest.json    what a version is; written last, and only where there is none
+    <store>/.blobs/sha256/ab/abcd…            its files, by their SHA-256; versions share what they have in common
+    <store>/.removed/<name>/<version>.json    what a removed version was: its name is not given to other content
+
+Files that lie beside their manifest are read as well, so a plain folder (`models.folder`) is a registry to begin with.
+
+Adding writes blobs first and the manifest last. A writer that dies leaves blobs that no manifest names; `collect`
+deletes them once they are older than any writer takes. For the same reason a writer that finds a blob older than half
+of that writes it again rather than trust that it stays.
+"""
 
 from __future__ import annotations
 
-import os
-import re
-import shutil
-import tempfile
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+import hashlib
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
-from models.batching import DEFAULT_LIMITS, BatchLimits
-from models.errors import ArtifactError, ManifestError, UnknownModelError, shown
-from models.manifest import MANIFEST, FileEntry, Manifest, check_name, digest_of, is_name
-from models.signature import Signature
+from models.compatibility import signature_change
+from models.errors import ArtifactError, ManifestError, StoreError, UnknownModelError, shown
+from models.fetching import Cache
+from models.folder import ModelStore, inside, natural, verified
+from models.loading import compare
+from models.manifest import MANIFEST, RELEASED, FileEntry, Manifest, check_name, is_name
+from models.objects import CHUNK, INCOMING, About, Objects, objects_at
+from models.session import declared_of
 
-__all__ = ["ArtifactError", "ModelStore", "UnknownModelError", "natural"]
+__all__ = ["ArtifactError", "ModelStore", "Registry", "UnknownModelError", "natural"]
 
-_DIGITS: Final = re.compile(r"([0-9]+)")
+BLOBS: Final = ".blobs/sha256"
+REMOVED: Final = ".removed"
+# Longer than any writer takes between its first blob and its manifest.
+GRACE_SECONDS: Final = 86_400.0
+CACHE: Final = Path(".penstock/models")
 
 
-def natural(version: str) -> tuple[tuple[int, int, str], ...]:
-    """Sorting key under which 10 comes after 9, and 1.10 after 1.9."""
-    return tuple((1, int(part), "") if part.isdigit() else (0, 0, part) for part in _DIGITS.split(version))
+class Registry:
+    """Versions at a URL or in a folder. Safe to use from several processes; one instance, from several threads.
 
-
-class ModelStore:
-    """Model versions under `<root>/<name>/<version>/`: `manifest.json` and the files it lists, nothing else.
-
-    Processes may share a store. A root that does not exist is an empty store; `add` creates it.
+    `cache`: a folder of this machine that files are brought to, where the store is no plain folder. `clock`: seconds
+    since the epoch, by which garbage is old.
     """
 
-    def __init__(self, root: str | Path) -> None:
-        self.root = Path(root)
+    def __init__(
+        self,
+        where: str | Path | Objects,
+        cache: str | Path = CACHE,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        """Raises `StoreError` where the URL cannot be spoken to at all; reaches nothing yet."""
+        self._objects = objects_at(where) if isinstance(where, str | Path) else where
+        self.root = self._objects.url
+        self._cache = Cache(Path(cache))
+        self._clock = clock
+        # A version never changes, and a remote store takes tenths of a second to say so.
+        self._known: dict[tuple[str, str], tuple[About | None, Manifest]] = {}
+        self._seen: set[tuple[str, str]] = set()
+
+    @property
+    def is_remote(self) -> bool:
+        """Whether a look into it takes long, and costs."""
+        return self._objects.local("") is None
 
     def names(self) -> list[str]:
-        """Models that have a version, sorted."""
-        return sorted(name for name in _folders(self.root) if self._versions(name))
+        """Models that have a version, sorted. Raises `StoreError`."""
+        return [name for name in self._objects.names("") if is_name(name) and self._versions(name)]
 
     def versions(self, name: str) -> list[str]:
-        """A model's versions in natural order, the newest last. Raises `UnknownModelError`."""
+        """A model's versions in natural order, the newest last. Raises `UnknownModelError`, `StoreError`."""
         found = self._versions(name)
         if not found:
             there = ", ".join(self.names()) or "none"
@@ -48,199 +78,267 @@ class ModelStore:
         return found
 
     def default_version(self, name: str) -> str:
-        """The newest version. Raises `UnknownModelError`."""
-        return self.versions(name)[-1]
+        """The newest released version; the newest of all where none is released. Raises `UnknownModelError`.
+
+        A version whose manifest cannot be read counts as released: what is wrong with it must be seen.
+        """
+        found = self.versions(name)
+        return next((one for one in reversed(found) if self._is_released(name, one)), found[-1])
 
     def manifest(self, name: str, version: str) -> Manifest:
-        """What a version says about itself. Raises `UnknownModelError`, `ManifestError`."""
-        return self._open(name, version)[1]
+        """What a version says about itself. Raises `UnknownModelError`, `ManifestError`, `StoreError`."""
+        known = self._known.get((name, version))
+        # In a folder somebody may have changed it, and asking costs nothing.
+        own = not self.is_remote and is_name(name) and is_name(version)
+        about = self._objects.about(_manifest_path(name, version)) if own else None
+        if known is not None and known[0] == about:
+            return known[1]
+        found = self._read(name, version)
+        if found is None:
+            there = ", ".join(self.versions(name))
+            raise UnknownModelError(f"model {name!r} has no version {shown(version)}; there are: {there}")
+        self._known[(name, version)] = (about, found)
+        return found
 
     def artifact(self, name: str, version: str) -> Path:
-        """The path of a version's ONNX file, after size and SHA-256 of all its files were found right.
+        """The path of a version's ONNX file on this machine, after all its files were found right.
 
-        Raises `ArtifactError` for a file that is missing, changed, not listed, or a link out of the version's folder.
+        Raises `ArtifactError` for a file that is missing, changed, not listed, or a link out of its folder.
         """
-        folder, manifest = self._open(name, version)
-        return verified(folder, manifest)
+        manifest = self.manifest(name, version)
+        if self._is_plain(manifest):
+            folder = self._objects.local(f"{name}/{version}")
+            if folder is not None:
+                return verified(folder, manifest)
+        return self._cache.artifact(manifest, lambda entry: self.chunks(manifest, entry))
 
-    def add(self, folder: str | Path) -> Manifest:
-        """Copy a folder with its manifest and files into the store.
+    def verify(self, name: str, version: str) -> Manifest:
+        """Read every file of a version and compare it with its checksum. Raises `ArtifactError`."""
+        manifest = self.manifest(name, version)
+        for entry in manifest.files:
+            for _ in checked(manifest, entry, self.chunks(manifest, entry)):
+                pass
+        return manifest
 
-        Of several who add the same version one succeeds. Raises `ArtifactError` where the files are not what the
-        manifest says, or where the version is there.
+    def added_at(self, name: str, version: str) -> float:
+        """When a version was added, seconds since the epoch by the store's clock. Raises `UnknownModelError`."""
+        found = self._objects.about(_manifest_path(name, version))
+        if found is None:
+            raise UnknownModelError(f"model {name!r} has no version {shown(version)} in the store {self.root}")
+        return found.modified
+
+    def chunks(self, manifest: Manifest, entry: FileEntry) -> Iterator[bytes]:
+        """A file's bytes as they are stored, unchecked. Raises `ArtifactError` where it is missing."""
+        beside = f"{manifest.name}/{manifest.version}/{entry.path}"
+        for path in (_blob(entry.sha256), beside):
+            if self._objects.about(path) is not None:
+                return self._objects.chunks(path)
+        raise ArtifactError(
+            f"model {manifest.name} {manifest.version}: its file {entry.path} is missing from the store {self.root}"
+        )
+
+    def add(self, folder: str | Path, manifest: Manifest, *, new_signature: bool = False) -> Manifest:
+        """Add a version whose files lie in `folder`. The same again changes nothing (and mends a spoilt blob).
+
+        Raises `ArtifactError` where a file is not what the manifest says, the ONNX file does not load or does not fit
+        its signature, the signature would not suit the callers of the newest version (unless `new_signature`), or the
+        version is there with other content; `StoreError` where the store does not take it.
         """
         source = Path(folder)
-        manifest = Manifest.read(source / MANIFEST)
-        self._refuse_existing(manifest.name, manifest.version)
-        with self._staging() as staging:
-            for entry in manifest.files:
-                _copy(_inside(source, entry.path), staging / entry.path)
-            manifest.write(staging / MANIFEST)
-            self._publish(staging, manifest)
-        return manifest
+        for entry in manifest.files:
+            path = inside(source, entry.path)
+            if not path.is_file():
+                raise ArtifactError(f"{path}: the manifest lists it, but there is no such file")
+        self._refuse_other(manifest)
+        compare(manifest, *declared_of(source / manifest.entrypoint))
+        if not new_signature:
+            self._refuse_new_signature(manifest)
+        for entry in manifest.files:
+            self.put(manifest, entry, lambda one=entry: _file_chunks(source / one.path))  # type: ignore[misc]
+        return self.publish(manifest)
 
-    def add_onnx(
-        self,
-        name: str,
-        version: str,
-        path: str | Path,
-        signature: Signature | None = None,
-        batching: BatchLimits | None = None,
-        metrics: Mapping[str, Any] | None = None,
-        profile: Mapping[str, Any] | None = None,
-        lineage: Mapping[str, Any] | None = None,
-    ) -> Manifest:
-        """Add any ONNX file, with the signature it declares itself unless one is given.
+    def put(self, manifest: Manifest, entry: FileEntry, chunks: Callable[[], Iterator[bytes]]) -> int:
+        """Bring one file's content into the store, unless it is there; returns the bytes written.
 
-        External data comes along where it lies beside the file under a name that starts with the file's, such as
-        `x.onnx.data`. Raises `ArtifactError` where it does not load, cannot be batched, or the version is there.
+        Raises `ArtifactError` where `chunks` are not what the entry says.
         """
-        from models.session import signature_of
-
-        check_name("name", name)
-        check_name("version", version)
-        self._refuse_existing(name, version)
-        source = Path(path)
-        if not source.is_file():
-            raise ArtifactError(f"{source}: there is no such ONNX file")
-        with self._staging() as staging:
-            parts = sorted(one.name for one in source.parent.iterdir() if one.name.startswith(source.name))
-            for part in parts:
-                _copy(source.parent / part, staging / part)
-            # Also with a signature given: a file that does not load must not enter the store.
-            staged = staging / source.name
+        path = _blob(entry.sha256)
+        found = self._objects.about(path)
+        if found is not None and found.size == entry.size and self._clock() - found.modified < GRACE_SECONDS / 2:
             try:
-                declared = signature_of(staged)
-            except ArtifactError as error:
-                # The copy means nothing to who asked, and ONNX Runtime names it a second time.
-                said = str(error).replace(f" Load model from {staged} failed:", " ")
-                raise ArtifactError(said.replace(str(staged), str(source))) from error
-            manifest = Manifest(
-                name,
-                version,
-                tuple(FileEntry.of(staging, part) for part in parts),
-                source.name,
-                signature or declared,
-                batching or DEFAULT_LIMITS,
-                dict(metrics or {}),
-                dict(profile or {}),
-                dict(lineage or {}),
-            )
-            manifest.write(staging / MANIFEST)
-            self._publish(staging, manifest)
+                for _ in checked(manifest, entry, self._objects.chunks(path)):
+                    pass
+            except StoreError:
+                raise
+            except ArtifactError:
+                pass  # it is spoilt, and mended now
+            else:
+                return 0
+        self._objects.put(path, checked(manifest, entry, chunks()))
+        return entry.size
+
+    def publish(self, manifest: Manifest) -> Manifest:
+        """Write the manifest of a version whose files are there; from then on it exists. Raises `ArtifactError`."""
+        self._refuse_other(manifest)
+        if not self._objects.create(_manifest_path(manifest.name, manifest.version), manifest.encoded()):
+            self._refuse_other(manifest)
         return manifest
+
+    def remove(self, name: str, version: str) -> Manifest:
+        """Take a version out of the store. What only it needed is garbage then. Raises `UnknownModelError`.
+
+        Whether something uses it is not for the store to know: ask before.
+        """
+        manifest = self.manifest(name, version)
+        beside = [one.path for one in self._objects.walk(f"{name}/{version}")] if self._is_plain(manifest) else []
+        self._objects.put(_removed_path(name, version), iter([manifest.encoded()]))
+        self._known.pop((name, version), None)
+        self._seen.discard((name, version))
+        self._objects.delete(_manifest_path(name, version))
+        for path in beside:
+            self._objects.delete(path)
+        return manifest
+
+    def collect(self, grace: float = GRACE_SECONDS) -> tuple[int, int]:
+        """Delete what no version needs and is older than `grace` seconds: how many objects, how many bytes.
+
+        Raises `ArtifactError` where a manifest cannot be read: what it needs cannot be told, so nothing is deleted.
+        """
+        limit = self._clock() - grace
+        old = [one for place in (BLOBS, INCOMING) for one in self._objects.walk(place) if one.modified < limit]
+        needed = {
+            _blob(entry.sha256)
+            for name in self.names()
+            for version in self.versions(name)
+            for entry in self.manifest(name, version).files
+        }
+        gone = bytes_gone = 0
+        for one in old:
+            again = self._objects.about(one.path)
+            # Another writer may have written it anew since.
+            if one.path not in needed and again is not None and again.modified < limit:
+                self._objects.delete(one.path)
+                gone, bytes_gone = gone + 1, bytes_gone + one.size
+        return gone, bytes_gone
 
     def _versions(self, name: str) -> list[str]:
         if not is_name(name):
             return []
-        folder = self.root / name
-        return sorted((one for one in _folders(folder) if (folder / one / MANIFEST).exists()), key=natural)
+        return sorted((one for one in self._objects.names(name) if is_name(one) and self._has(name, one)), key=natural)
 
-    def _open(self, name: str, version: str) -> tuple[Path, Manifest]:
-        versions = self.versions(name)
-        if version not in versions:
-            there = ", ".join(versions)
-            raise UnknownModelError(f"model {name!r} has no version {shown(version)}; there are: {there}")
-        folder = _inside(self.root, f"{name}/{version}")
-        manifest = Manifest.read(_inside(folder, MANIFEST))
-        if (manifest.name, manifest.version) != (name, version):
-            raise ManifestError(
-                f"{folder / MANIFEST}: it is of {manifest.name} {manifest.version}, not {name} {version}"
-            )
-        return folder, manifest
-
-    def _refuse_existing(self, name: str, version: str) -> None:
-        if (self.root / name / version).exists():
-            raise ArtifactError(
-                f"model {name!r} has a version {version!r} already; a version never changes, so give this one another"
-            )
-
-    @contextmanager
-    def _staging(self) -> Iterator[Path]:
-        self.root.mkdir(parents=True, exist_ok=True)
-        # Inside the root, so that the last step is a rename within one file system; the dot hides it from `names`.
-        staging = Path(tempfile.mkdtemp(prefix=".incoming-", dir=self.root))
-        staging.chmod(0o755)
+    def _has(self, name: str, version: str) -> bool:
+        # An object store shows no folder once nothing is in it, so what was seen there need not be asked for again.
+        if self.is_remote and (name, version) in self._seen:
+            return True
         try:
-            yield staging
-        except OSError as error:
-            raise ArtifactError(f"adding to the store {self.root} failed: {error}") from error
-        finally:
-            shutil.rmtree(staging, ignore_errors=True)
-
-    def _publish(self, staging: Path, manifest: Manifest) -> None:
-        verified(staging, manifest)
-        for one in staging.rglob("*"):
-            _sync(one)
-        target = self.root / manifest.name / manifest.version
-        target.parent.mkdir(exist_ok=True)
-        try:
-            staging.rename(target)
-        except OSError:
-            self._refuse_existing(manifest.name, manifest.version)
+            found = self._objects.about(_manifest_path(name, version)) is not None
+        except StoreError:
             raise
-        _sync(target.parent)
+        except ArtifactError:
+            return True  # a link out of the store; whoever opens it is told
+        if found:
+            self._seen.add((name, version))
+        return found
 
-
-def verified(folder: Path, manifest: Manifest) -> Path:
-    """The entrypoint's path, after every file was found to be what the manifest says. Raises `ArtifactError`."""
-    what = f"model {manifest.name} {manifest.version}"
-    for entry in manifest.files:
-        path = _inside(folder, entry.path)
-        if not path.is_file():
-            raise ArtifactError(f"{what}: its file {entry.path} is missing from {folder}")
+    def _is_released(self, name: str, version: str) -> bool:
         try:
-            size = path.stat().st_size
-            if size != entry.size:
-                raise ArtifactError(f"{what}: {entry.path} should have {entry.size} bytes, it has {size}; add it again")
-            digest = digest_of(path)[0]
-        except OSError as error:
-            raise ArtifactError(f"{what}: {entry.path} cannot be read: {error.strerror}") from None
-        if digest != entry.sha256:
+            return self.manifest(name, version).stage == RELEASED
+        except StoreError:
+            raise
+        except ArtifactError:
+            return True
+
+    def _is_plain(self, manifest: Manifest) -> bool:
+        return self._objects.about(f"{manifest.name}/{manifest.version}/{manifest.entrypoint}") is not None
+
+    def _read(self, name: str, version: str) -> Manifest | None:
+        if not is_name(name) or not is_name(version):
+            return None
+        path = _manifest_path(name, version)
+        data = self._objects.read(path)
+        if data is None:
+            return None
+        where = f"{self.root}/{path}"
+        found = Manifest.parse(data, where)
+        if (found.name, found.version) != (name, version):
+            raise ManifestError(f"{where}: it is of {found.name} {found.version}, not {name} {version}")
+        return found
+
+    def _refuse_other(self, manifest: Manifest) -> None:
+        """Raise where the version's name is given to other content, also to what was removed."""
+        name, version = check_name("name", manifest.name), check_name("version", manifest.version)
+        there = self._read(name, version)
+        if there is not None and there != manifest:
             raise ArtifactError(
-                f"{what}: {entry.path} should have SHA-256 {entry.sha256}, it has {digest}; add it again"
+                f"model {name!r} has a version {version!r} already, with {_difference(there, manifest)}; "
+                "a version never changes, so give this one another"
             )
-    listed = {entry.path for entry in manifest.files} | {MANIFEST}
-    for base, folders, files in os.walk(folder):
-        links = [one for one in folders if (Path(base) / one).is_symlink()]
-        for one in (*files, *links):
-            # ONNX Runtime would read external data from a file that no checksum covers.
-            extra = (Path(base) / one).relative_to(folder).as_posix()
-            if extra not in listed:
-                raise ArtifactError(f"{what}: {folder} holds {extra}, which its manifest does not list")
-    return folder / manifest.entrypoint
+        gone = self._objects.read(_removed_path(name, version)) if there is None else None
+        if gone is not None and Manifest.parse(gone, f"{self.root}/{_removed_path(name, version)}") != manifest:
+            raise ArtifactError(
+                f"model {name!r} had a version {version!r} with other content, which was removed; "
+                "records of it remain, so give this one another"
+            )
+
+    def _refuse_new_signature(self, manifest: Manifest) -> None:
+        others = [one for one in self._versions(manifest.name) if one != manifest.version]
+        released = [one for one in others if self._is_released(manifest.name, one)]
+        for version in (released or others)[-1:]:
+            try:
+                before = self.manifest(manifest.name, version).signature
+            except StoreError:
+                raise
+            except ArtifactError:
+                return  # nobody is served by it
+            if change := signature_change(before, manifest.signature):
+                raise ArtifactError(
+                    f"model {manifest.name} {manifest.version} would not suit the callers of version {version}: "
+                    f"{change}; --new-signature takes it all the same"
+                )
 
 
-def _folders(parent: Path) -> list[str]:
+def checked(manifest: Manifest, entry: FileEntry, chunks: Iterator[bytes]) -> Iterator[bytes]:
+    """The chunks as they come, and `ArtifactError` at their end where they are not what the entry says."""
+    digest, size = hashlib.sha256(), 0
+    for chunk in chunks:
+        digest.update(chunk)
+        size += len(chunk)
+        yield chunk
+    what = f"model {manifest.name} {manifest.version}: {entry.path} should have"
+    if size != entry.size:
+        raise ArtifactError(f"{what} {entry.size} bytes, it has {size}; add it again")
+    if digest.hexdigest() != entry.sha256:
+        raise ArtifactError(f"{what} SHA-256 {entry.sha256}, it has {digest.hexdigest()}; add it again")
+
+
+def restaged(manifest: Manifest, name: str, version: str, stage: str) -> Manifest:
+    """A manifest as another version's."""
+    return replace(manifest, name=check_name("name", name), version=check_name("version", version), stage=stage)
+
+
+def _difference(there: Manifest, here: Manifest) -> str:
+    for part in ("files", "entrypoint", "signature", "batching", "metrics", "profile", "lineage", "stage"):
+        if getattr(there, part) != getattr(here, part):
+            return f"another {part}" if part != "files" else "other files"
+    return "other content"
+
+
+def _file_chunks(path: Path) -> Iterator[bytes]:
     try:
-        return [one.name for one in parent.iterdir() if is_name(one.name) and one.is_dir()]
-    except (FileNotFoundError, NotADirectoryError):
-        return []
+        with path.open("rb") as file:
+            while chunk := file.read(CHUNK):
+                yield chunk
+    except OSError as error:
+        raise ArtifactError(f"{path}: it cannot be read: {error.strerror}") from None
 
 
-def _inside(folder: Path, path: str) -> Path:
-    """`folder/path`, unless a link leads it out of the folder."""
-    found = folder / path
-    try:
-        inside = found.resolve().is_relative_to(folder.resolve())
-    except (OSError, RuntimeError) as error:
-        raise ArtifactError(f"{found}: it cannot be resolved: {error}") from None
-    if not inside:
-        raise ArtifactError(f"{found}: it is a link out of {folder}")
-    return found
+def _manifest_path(name: str, version: str) -> str:
+    return f"{name}/{version}/{MANIFEST}"
 
 
-def _copy(source: Path, target: Path) -> None:
-    target.parent.mkdir(parents=True, exist_ok=True)
-    try:
-        shutil.copyfile(source, target)
-    except FileNotFoundError:
-        raise ArtifactError(f"{source}: the manifest lists it, but there is no such file") from None
+def _removed_path(name: str, version: str) -> str:
+    return f"{REMOVED}/{name}/{version}.json"
 
 
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+def _blob(sha256: str) -> str:
+    return f"{BLOBS}/{sha256[:2]}/{sha256}"

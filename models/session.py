@@ -22,7 +22,19 @@ from models.signature import Signature
 from models.specs import ANY, Score, TensorSpec
 from schemas.tensors import BYTES, Array
 
-__all__ = ["DeviceError", "DeviceLostError", "DeviceOutOfMemoryError", "InferenceError", "Session", "signature_of"]
+__all__ = [
+    "Declared",
+    "DeviceError",
+    "DeviceLostError",
+    "DeviceOutOfMemoryError",
+    "InferenceError",
+    "Session",
+    "declared_of",
+    "signature_of",
+]
+
+# What an ONNX file declares of its inputs or outputs: (name, ONNX type, shape) each.
+Declared = tuple[tuple[str, str, tuple[int | str | None, ...]], ...]
 
 _CUDA: Final = "CUDAExecutionProvider"
 _CPU: Final = "CPUExecutionProvider"
@@ -50,6 +62,10 @@ _MEMORY: Final = re.compile(
 )
 _LOST: Final = re.compile(r"(cuda|cublas|cudnn) (failure|error)", re.I)
 _DEVICE_FAULTS: Final = {"EPFail", "EngineError", "DeviceReset"}
+# What it puts before its message: the path again, and where in its own sources it is.
+_OPENING: Final = re.compile(r"^Load model from .*? failed: ?(?:/\S+:\d+ .+?\)(?: const)? (?=[A-Z]))?")
+_OPSET: Final = re.compile(r"Opset (\d+) is under development.* for domain (\S+) is till opset (\d+)")
+_CUSTOM: Final = re.compile(r"(\S+?)\(-?\d+\) is not a registered function/op")
 # What ONNX Runtime raises where the file is at fault, whatever the device.
 _FILE_FAULTS: Final = {"InvalidProtobuf", "InvalidGraph", "NoModel", "NoSuchFile"}
 
@@ -110,6 +126,15 @@ class Session:
         self._session = None
 
 
+def declared_of(path: str | Path) -> tuple[Declared, Declared]:
+    """The inputs and outputs an ONNX file declares. Raises `ArtifactError` where it does not load.
+
+    Its weights are not touched where they are external data, so that a file of any size may be looked at.
+    """
+    session = _open_on_cpu(path, _frugal())
+    return _declared(session.get_inputs()), _declared(session.get_outputs())
+
+
 def signature_of(path: str | Path) -> Signature:
     """The signature an ONNX file declares: symbolic axes keep their names, unnamed ones are -1; no features.
 
@@ -117,7 +142,7 @@ def signature_of(path: str | Path) -> Signature:
     owns them. Where there is one output of one number a row, that is the score.
     Raises `ArtifactError` where the file does not load or cannot be batched.
     """
-    session = _open_on_cpu(path, _options(1, None))
+    session = _open_on_cpu(path, _frugal())
     inputs = []
     for name, kind, shape in _declared(session.get_inputs()):
         if kind not in DATATYPES:
@@ -166,11 +191,19 @@ def _options(threads: int, signature: Signature | None) -> Any:
     return options
 
 
+def _frugal() -> Any:
+    """Options to look at a model with: nothing is folded or packed, so that mapped weights stay on the disk."""
+    options = _options(1, None)
+    options.graph_optimization_level = _runtime().GraphOptimizationLevel.ORT_DISABLE_ALL
+    options.add_session_config_entry("session.disable_prepacking", "1")
+    return options
+
+
 def _open_on_cpu(path: str | Path, options: Any) -> Any:
     try:
         return _runtime().InferenceSession(str(path), options, providers=[_CPU])
     except Exception as error:
-        raise ArtifactError(f"{path}: ONNX Runtime cannot load it: {_text(error)}") from error
+        raise ArtifactError(f"{path}: ONNX Runtime cannot load it: {_load_fault(error)}") from error
 
 
 def _open_on_cuda(path: str | Path, number: int, options: Any) -> tuple[Any, str]:
@@ -188,7 +221,7 @@ def _open_on_cuda(path: str | Path, number: int, options: Any) -> tuple[Any, str
             session = runtime.InferenceSession(str(path), options, providers=providers, enable_fallback=0)
         except Exception as error:
             if type(error).__name__ in _FILE_FAULTS:
-                raise ArtifactError(f"{path}: ONNX Runtime cannot load it: {_text(error)}") from error
+                raise ArtifactError(f"{path}: ONNX Runtime cannot load it: {_load_fault(error)}") from error
             return None, f"CUDA failed: {_text(error)}"
     if session.get_providers()[0] != _CUDA:
         first = next(iter(said.getvalue().splitlines()), "its driver or libraries are missing")
@@ -196,7 +229,7 @@ def _open_on_cuda(path: str | Path, number: int, options: Any) -> tuple[Any, str
     return session, f"CUDA loaded on GPU {number}"
 
 
-def _declared(values: Any) -> tuple[tuple[str, str, tuple[int | str | None, ...]], ...]:
+def _declared(values: Any) -> Declared:
     return tuple((str(one.name), str(one.type), tuple(one.shape or ())) for one in values)
 
 
@@ -228,6 +261,16 @@ def _typed(error: Exception, device: str) -> InferenceError:
     if type(error).__name__ in _DEVICE_FAULTS or (device != "cpu" and _LOST.search(text)):
         return DeviceLostError(f"{device} failed, and this process has to be started again to use it: {text}")
     return InferenceError(f"the model raised: {text}")
+
+
+def _load_fault(error: Exception) -> str:
+    """Why a file does not load, in words of who exported it."""
+    said = _PREFIX.sub("", " ".join(str(error).split()))
+    if match := _OPSET.search(said):
+        return f"it has opset {match[1]} of {match[2]}, this ONNX Runtime knows up to {match[3]}: export it with that"
+    if match := _CUSTOM.search(said):
+        return f"{match[1]} is a custom operator, which no worker has"
+    return _OPENING.sub("", _text(error))
 
 
 def _text(error: Exception) -> str:

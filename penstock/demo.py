@@ -21,11 +21,12 @@ from typing import Final
 
 from analytics.definition_reader import from_toml
 from analytics.definitions import Definition
-from models.registry import ModelStore
 from models.routing import Experiment
+from models.store import Store
 from penstock.demo_evidence import Arrived, Evidence, Findings, Run
 from penstock.experiments import Experiments, assignment_of
 from penstock.flights.data import LAST_DAY, Dataset, Flight, features, flights
+from penstock.model_store import open_store
 from penstock.settings import Settings
 from producers.control import ControlTopic, now_us
 from producers.inbox import Inbox
@@ -102,7 +103,7 @@ def publish_experiment(settings: Settings) -> None:
     Raises `BrokerUnavailableError`, `DefinitionError` and `ModelError` without the models.
     """
     topic = ControlTopic(settings.kafka.client(), settings.codec(), settings.kafka.topics.control)
-    ours = Experiments(topic, ModelStore(settings.models.store), now_us)
+    ours = Experiments(topic, open_store(settings.models), now_us)
     earlier = ours.states().get(EXPERIMENT)
     if earlier is not None and earlier.status not in ("created", "stopped"):
         ours.stop(EXPERIMENT)
@@ -117,7 +118,7 @@ def new_run(now: Callable[[], float] = time) -> Run:
     return Run(f"{stamp}-{secrets.token_hex(2)}", round(began * 1e6), MODEL, OUTCOME)
 
 
-def overlaps(store: ModelStore, plan: Plan) -> list[str]:
+def overlaps(store: Store, plan: Plan) -> list[str]:
     """A line for each version that was trained on some of the plan's days. Raises `ModelError` without the models."""
     lines = []
     for version in VERSIONS.values():
@@ -131,7 +132,7 @@ def overlaps(store: ModelStore, plan: Plan) -> list[str]:
     return lines
 
 
-def kinds(store: ModelStore) -> dict[str, str]:
+def kinds(store: Store) -> dict[str, str]:
     """What each version is, in words."""
     return {version: str(store.manifest(MODEL, version).lineage.get("kind", "")) for version in VERSIONS.values()}
 

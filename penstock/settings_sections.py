@@ -174,7 +174,9 @@ class ModelSettings(_Section):
     """Which models there are, and what they run on."""
 
     store: str = Field(default="models/zoo", min_length=1, validate_default=True)
-    """The folder of models: <store>/<name>/<version>/manifest.json. Not set: the models that come with Penstock."""
+    """The registry of models: a folder, or a URL of fsspec (s3://, gs://). Not set: those that come with Penstock."""
+    cache: str = Field(default=".penstock/models", min_length=1)
+    """The folder that models are brought to from a registry; it may be deleted while no worker loads one."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """What inference runs on: "cuda" fails where CUDA does not load, "auto" takes it where it does."""
     threads: int = Field(default=1, ge=1)

@@ -19,8 +19,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import IO, Any, Final, Self
 
-from models.registry import ModelStore
 from penstock.brokers import ApacheKafka, BrokerError, EmbeddedBroker, LocalBroker, free_port, port_is_free
+from penstock.model_store import open_store
 from penstock.running import RunningStack, read_stack, remove_stack, started_at, write_stack
 from penstock.settings import Settings
 from penstock.stack_ops import StackOps
@@ -208,8 +208,7 @@ class LocalStack:
 
     def _check_models(self) -> None:
         """A worker waits for a first model, and the stack for its workers: better say so than have both wait."""
-        store = ModelStore(self.settings.models.store)
-        if self.workers and not store.names():
+        if self.workers and not open_store(self.settings.models).names():
             raise StackError(
                 f"there is no model in models.store = {self.settings.models.store!r}: add one "
                 "(penstock models add), or start without workers (--workers 0)"

@@ -7,14 +7,17 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaError, KafkaException, TopicPartition
+from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaError, KafkaException, Producer, TopicPartition
 
+from producers.errors import ControlConflictError
 from producers.kafka import Config, client_config, unreachable
-from producers.publisher import Publisher, key_of
+from producers.publisher import DEFAULTS, FIXED, Publisher, key_of
 from schemas.codec import Codec, DecodeError
 from schemas.records import Control
 
 Entries = dict[tuple[str, str], Control]
+# What Kafka says to a transactional producer when another one has begun under its name.
+_FENCED = frozenset({KafkaError._FENCED, KafkaError.PRODUCER_FENCED, KafkaError.INVALID_PRODUCER_EPOCH})
 
 
 def now_us() -> int:
@@ -25,12 +28,21 @@ def now_us() -> int:
 class ControlTopic:
     """The control topic, one entry a kind and name; the last one written holds."""
 
-    def __init__(self, config: Config, codec: Codec, topic: str, *, now_us: Callable[[], int] = now_us) -> None:
-        """`config`: librdkafka properties of any client."""
+    def __init__(
+        self,
+        config: Config,
+        codec: Codec,
+        topic: str,
+        *,
+        now_us: Callable[[], int] = now_us,
+        timeout: float = 15.0,
+    ) -> None:
+        """`config`: librdkafka properties of any client. `timeout`: seconds that reading the topic may take."""
         self._config = config
         self._codec = codec
         self._topic = topic
         self._now_us = now_us
+        self._timeout = timeout
 
     def put(self, kind: str, name: str, body: Any, *, author: str = "", at: int | None = None) -> Control:
         """Write an entry and wait until Kafka has it. `body` becomes JSON, unless it is text already.
@@ -45,14 +57,42 @@ class ControlTopic:
             publisher.send(self._topic, entry)
         return entry
 
+    def swap(self, kind: str, name: str, body: Any, *, expected: int | None, author: str = "") -> Control:
+        """Write an entry where the one that holds has the revision `expected`; None: where there is none.
+
+        Of several who swap one entry at once one succeeds. They share a transactional id, so that whoever begins ends
+        the transactions of those before; what it reads then stays so until it commits or is ended itself. Raises
+        `ControlConflictError` for the others, and `BrokerUnavailableError`.
+        """
+        text = body if isinstance(body, str) else json.dumps(body)
+        own = {"transactional.id": f"penstock-{self._topic}-{kind}-{name}", "transaction.timeout.ms": 10_000}
+        producer = Producer(client_config(self._config, DEFAULTS, {**FIXED, **own}))
+        try:
+            producer.init_transactions(self._timeout)
+            held = self.entries().get((kind, name))
+            if (None if held is None else held.revision) != expected:
+                raise ControlConflictError(kind, name, held)
+            now = self._now_us()
+            # A clock that is behind must not make the newer entry look older.
+            entry = Control(kind, name, max(now, (expected or 0) + 1), text, now, author)
+            producer.begin_transaction()
+            producer.produce(self._topic, self._codec.encode(entry), key_of(entry))
+            producer.commit_transaction(self._timeout)
+        except KafkaException as error:
+            if error.args[0].code() in _FENCED:
+                raise ControlConflictError(kind, name, None) from None
+            raise unreachable(self._config, error) from None
+        return entry
+
     def remove(self, kind: str, name: str) -> None:
         """Write a tombstone and wait until Kafka has it."""
         entry = Control(kind, name, 0, "", 0)
         with Publisher(self._config, self._codec) as publisher:
             publisher.send_bytes(self._topic, None, key=key_of(entry))
 
-    def entries(self, timeout: float = 15.0) -> Entries:
+    def entries(self) -> Entries:
         """The entries that hold now. Raises `BrokerUnavailableError` where the topic was not read in time."""
+        timeout = self._timeout
         own = {"group.id": "penstock-control", "enable.auto.commit": False, "enable.partition.eof": True}
         consumer = Consumer(client_config(self._config, own))
         found: dict[bytes, bytes | None] = {}

@@ -18,6 +18,8 @@ And what can end a bulk job, as opposed to a row of it (which comes out with its
 
     BulkError                     the job stopped; started again it goes on where it was
     └── BulkInputError            the job cannot be done as asked: file, column, output, model
+
+    ControlConflictError          somebody else changed a control entry meanwhile
 """
 
 from __future__ import annotations
@@ -26,6 +28,7 @@ from collections.abc import Mapping
 from typing import Final
 
 from schemas.codes import Code
+from schemas.records import Control
 
 
 class ScoringError(Exception):
@@ -124,3 +127,15 @@ _BY_CODE: Final[Mapping[Code, type[ScoringError]]] = {
 def error_for(code: Code, message: str, *, model: str = "", request_id: str = "") -> ScoringError:
     """The exception of a reply's code; `InternalError` for a code this release does not know."""
     return _BY_CODE.get(code, InternalError)(message or code.value, model=model, request_id=request_id)
+
+
+class ControlConflictError(Exception):
+    """Somebody else changed a control entry since it was read. `held`: what holds now, None where that is not known."""
+
+    def __init__(self, kind: str, name: str, held: Control | None) -> None:
+        by = f" (by {held.author})" if held is not None and held.author else ""
+        holds = f"; {kind}/{name} is now {held.body}{by}" if held is not None else ""
+        super().__init__(
+            f"somebody else changed {kind}/{name} at the same time{holds}; nothing was written, look again"
+        )
+        self.held = held

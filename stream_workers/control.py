@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import threading
 from collections.abc import Callable, Mapping
@@ -12,6 +11,7 @@ from typing import Any, Final
 
 from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaError, KafkaException, Message, TopicPartition
 
+from models.live import Live
 from models.routing import Experiment, ExperimentError, Router
 from schemas.codec import Codec, DecodeError
 from schemas.records import Control
@@ -35,6 +35,7 @@ class ControlState:
         self._waiting: dict[str, Experiment] = {}
         self._revisions: dict[tuple[str, str], int] = {}
         self.live: dict[str, str] = {}
+        self.models: dict[str, Live] = {}
         self.router = Router(())
 
     def apply(self, key: bytes, value: bytes | None) -> str:
@@ -77,11 +78,7 @@ class ControlState:
                 raise
             self._try_waiting()
         elif record.kind == "model":
-            body: Any = json.loads(record.body)
-            version = body.get("version") if isinstance(body, dict) else None
-            if not isinstance(version, str) or not version:
-                raise ValueError("its body must be an object with a version, a string")
-            self.live = {**self.live, record.name: version}
+            self._go_live({**self.models, record.name: Live.from_json(record.body)})
         elif record.kind == "schema":
             self._codec.learn(record.body)
 
@@ -91,8 +88,12 @@ class ControlState:
             self._run({own: one for own, one in self._experiments.items() if own != name})
             self._try_waiting()
         elif kind == "model":
-            self.live = {own: version for own, version in self.live.items() if own != name}
+            self._go_live({own: one for own, one in self.models.items() if own != name})
         return kind
+
+    def _go_live(self, entries: dict[str, Live]) -> None:
+        self.models = entries
+        self.live = {name: one.version for name, one in entries.items()}
 
     def _run(self, experiments: dict[str, Experiment]) -> None:
         self.router = Router(experiments.values())

@@ -32,6 +32,8 @@ log = logging.getLogger(__name__)
 
 # The time over which bulk's share of the device is looked at.
 SHARE_SECONDS: Final = 1.0
+# A lane that was unused for so long is dropped; the next piece of its kind makes one, which learns anew.
+IDLE_SECONDS: Final = 600.0
 # Rows that the kernels of ONNX Runtime's CPU provider treat alike wherever they stand (a test holds the zoo to it).
 ALIGNED: Final = 8
 
@@ -90,10 +92,17 @@ class Lane:
     queue: deque[Piece] = field(default_factory=deque)
     rows: int = 0
     in_flight: int = 0
+    used: float = 0.0
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether nothing waits in it and nothing of it runs."""
+        return not self.queue and not self.in_flight
 
     def put(self, piece: Piece, now: float) -> None:
         """Queue a piece."""
         self.queue.append(piece)
+        self.used = now
         self.rows += piece.rows
         self.policy.observe_arrival(now, piece.rows)
 
@@ -142,6 +151,7 @@ class Device:
     def __init__(self, *, bulk_share: float = 0.1, bulk_slice: float = 0.01) -> None:
         """`bulk_slice`: seconds that a bulk run may take, since a request may come meanwhile."""
         self._lanes: dict[LaneKey, Lane] = {}
+        self._retired: set[tuple[str, str]] = set()
         self._wake = threading.Condition()
         self._running = 0
         self._at_once = 1
@@ -183,14 +193,38 @@ class Device:
     ) -> None:
         """Queue a piece in its lane. `limits` is asked when the lane is new."""
         with self._wake:
+            now = monotonic()
             lane = self._lanes.get(key)
             if lane is None:
+                self._drop(lambda one: now - one.used > IDLE_SECONDS)
                 lane = self._lanes[key] = Lane(key, model, _policy(limits(), model), sink)
             elif lane.model is not model:
                 lane.model = model
             self._rows[key.bulk] += piece.rows
-            lane.put(piece, monotonic())
+            lane.put(piece, now)
             self._wake.notify()
+
+    def forget(self, model: str, version: str) -> None:
+        """A version is retired: its lanes, and with them its memory, go as soon as what is in them is done."""
+        with self._wake:
+            self._retired.add((model, version))
+            self._drop_retired()
+
+    @property
+    def lanes(self) -> list[LaneKey]:
+        """The lanes there are."""
+        with self._wake:
+            return list(self._lanes)
+
+    def _drop_retired(self) -> None:
+        if self._retired:
+            self._drop(lambda one: (one.key.model, one.key.version) in self._retired)
+            # A version may come back under its name, and is then in use again.
+            self._retired &= {(key.model, key.version) for key in self._lanes}
+
+    def _drop(self, unwanted: Callable[[Lane], bool]) -> None:
+        for key in [key for key, lane in self._lanes.items() if lane.is_idle and unwanted(lane)]:
+            del self._lanes[key]
 
     def _run(self) -> None:
         try:
@@ -206,6 +240,7 @@ class Device:
                         self._running -= 1
                         lane.in_flight -= 1
                         self._share.spent(ended, ended - began, lane.key.bulk)
+                        self._drop_retired()
                         self._wake.notify_all()
                 try:
                     _publish(lane, results)

@@ -9,6 +9,7 @@ from stream_workers.ops_health import Health, OpsServer, OpsServerError
 from stream_workers.ops_histogram import BatchHistogram
 from stream_workers.ops_logging import OncePer, configure_logging
 from stream_workers.ops_metrics import IngestMetrics, WorkerMetrics, new_registry
+from stream_workers.ops_replica import ReplicaMetrics
 from stream_workers.ops_tracing import extract, inject, record_span
 
 __all__ = [
@@ -19,6 +20,7 @@ __all__ = [
     "OncePer",
     "OpsServer",
     "OpsServerError",
+    "ReplicaMetrics",
     "WorkerMetrics",
     "configure_logging",
     "extract",

@@ -27,7 +27,7 @@ from confluent_kafka import Consumer, KafkaException, Producer
 from models.batching import BatchLimits
 from models.catalog import Catalog
 from models.loading import LoadedModel
-from models.registry import ModelStore
+from models.store import Store
 from schemas.codec import Codec
 from schemas.topics import MAX_MESSAGE_BYTES
 from stream_workers.bulk import BulkIntake
@@ -59,6 +59,8 @@ FETCH_BYTES: Final = 2 * MAX_MESSAGE_BYTES
 ASK_SECONDS: Final = 5.0
 # Bytes of bulk that may be done and not yet committed, to each that may be in flight.
 REDO: Final = 16
+# Between two looks at the models while none can serve.
+LOOK_SECONDS: Final = 1.0
 # How long the worker waits for Kafka and its topics before it says what is missing and ends.
 START_SECONDS: Final = 10.0
 
@@ -74,7 +76,7 @@ class ScoringWorker:
         self,
         config: ScoringConfig,
         codec: Codec,
-        store: ModelStore,
+        store: Store,
         metrics: WorkerMetrics,
         health: Health,
     ) -> None:
@@ -91,6 +93,7 @@ class ScoringWorker:
             store,
             partial(LoadedModel.load, store, device=config.device, threads=config.threads),
             on_ready=self._release,
+            on_gone=self._device.forget,
         )
         # A handle of its own that nobody polls: a call on a polled one waits for the poll. Its log lines would pile up.
         asking = {"allow.auto.create.topics": False, "log_level": 0}
@@ -121,7 +124,12 @@ class ScoringWorker:
         )
         control.start(timeout=60.0)
         self._health.set("control", True)
-        self._start_device()
+        if not self._start_device(stop):
+            self._catalog.close()
+            control.stop()
+            if self._replies is not None:
+                self._replies.close()
+            return
         failures: list[BaseException] = []
 
         def serve(pipeline: Pipeline, committer: Committer) -> None:
@@ -183,20 +191,34 @@ class ScoringWorker:
             stop.wait(0.5)
         return False
 
-    def _start_device(self) -> None:
+    def _start_device(self, stop: threading.Event) -> bool:
+        """Load the models and start the device; False where `stop` came before one of them could serve.
+
+        Until then this worker stays out of the groups: there it would take its share of the requests, and answer each
+        UNAVAILABLE beside workers that could have scored it.
+        """
         loaded, problems = self._catalog.preload()
+        said: list[str] = []
+        while not loaded:
+            why = "; ".join(problems) or self._catalog.store_problem or f"there is no model in {self._store.root} yet"
+            self._health.set("models", False, f"no model can serve, so this worker takes no partitions: {why}")
+            if problems != said:
+                log.error("no model can serve, so this worker takes no partitions: %s", why)
+                said = problems
+            if stop.wait(LOOK_SECONDS):
+                return False
+            loaded, problems = self._catalog.preload()
         for problem in problems:
             log.error("not served: %s", problem)
         for model in loaded:
             log.info("model %s %s on %s (%s)", model.name, model.version, model.device, model.session.why)
-        name = loaded[0].device if loaded else "cpu"
+        name = loaded[0].device
         self._metrics.device(name)
         # To a GPU the next batch is copied while one runs; two on a CPU would only take its cores from each other.
         self._device.start(runs=1 if name == "cpu" else 2)
-        if not loaded and not problems:
-            log.warning("no model in %s: each request is answered UNKNOWN_MODEL until there is", self._store.root)
         self._loaded.set()
         self._tell_models()
+        return True
 
     def _request_pipeline(self) -> tuple[Pipeline, Committer]:
         consumer = self._consumer(self._config.group, REQUEST_WAIT_MS)
@@ -348,7 +370,7 @@ class ScoringWorker:
         return replace(limits, **{name: value for name, value in given.items() if value is not None})  # type: ignore[arg-type]
 
     def _controlled(self, state: ControlState) -> None:
-        self._catalog.set_live(state.live)
+        self._catalog.set_live(state.models)
         for intake in self._intakes:
             if isinstance(intake, RequestIntake):
                 intake.router = state.router
@@ -366,9 +388,7 @@ class ScoringWorker:
 
     def _tell_models(self) -> None:
         serving, problems = self._catalog.state()
-        why = "; ".join(problems) or ("" if serving else f"there is no model in {self._store.root} yet")
-        # An empty store is where everybody begins; one of which nothing can serve is broken.
-        self._health.set("models", bool(serving) or not problems, why)
+        self._health.set("models", bool(serving), "; ".join(problems))
 
 
 class _NoReplies:

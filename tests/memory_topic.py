@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
+from producers.errors import ControlConflictError
 from producers.publisher import key_of
 from schemas.codec import Codec
 from schemas.records import Control
@@ -39,6 +40,12 @@ class MemoryTopic:
         entry = Control(kind, name, now, body if isinstance(body, str) else json.dumps(body), now, author)
         self._write(key_of(entry) or b"", self._codec.encode(entry))
         return entry
+
+    def swap(self, kind: str, name: str, body: Any, *, expected: int | None, author: str = "") -> Control:
+        held = self.entries().get((kind, name))
+        if (None if held is None else held.revision) != expected:
+            raise ControlConflictError(kind, name, held)
+        return self.put(kind, name, body, author=author)
 
     def remove(self, kind: str, name: str) -> None:
         self._write(f"{kind}/{name}".encode(), None)

@@ -61,7 +61,7 @@ def put(
         console.fail(f"KIND: expected {', '.join(KINDS)}, got {kind!r}")
     text = _text(body)
     try:
-        document = json.loads(text)
+        json.loads(text)
     except json.JSONDecodeError as error:
         console.fail(f"BODY is not JSON: {error}")
     topic = _topic()
@@ -76,8 +76,8 @@ def put(
             planned = plan_from_json(text, "BODY").definition
             if planned.name != name:
                 console.fail(f"the experiment's own name is {planned.name!r}, not {name!r}")
-        elif kind == "model" and not isinstance(document.get("version") if isinstance(document, dict) else None, str):
-            console.fail('BODY of a model: expected {"version": "…"}')
+        elif kind == "model":
+            _check_live(text)
         topic.put(kind, name, text, author="penstock control")
     except (ExperimentError, DefinitionError, BrokerUnavailableError) as error:
         console.fail(str(error), code=1 if isinstance(error, BrokerUnavailableError) else 2)
@@ -102,6 +102,15 @@ def remove(
     except BrokerUnavailableError as error:
         console.fail(str(error), code=1)
     _done(kind, name, "removed", as_json)
+
+
+def _check_live(text: str) -> None:
+    from models.live import Live
+
+    try:
+        Live.from_json(text)
+    except ValueError as error:
+        console.fail(f'BODY of a model: expected {{"version": "…"}}, but {error}')
 
 
 def _done(kind: str, name: str, what: str, as_json: bool) -> None:

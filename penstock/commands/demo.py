@@ -90,15 +90,15 @@ class _Options:
 
 def _demo(options: _Options, interrupts: _Interrupts) -> None:
     from models.errors import ModelError
-    from models.registry import ModelStore
     from penstock.demo import Plan, kinds, overlaps
     from penstock.flights.data import dataset
     from penstock.flights.tables import FlightsDataError, data_folder
+    from penstock.model_store import open_store
 
     settings = console.settings(stack=False)
     plan = Plan(options.start, options.days, options.rate)
-    store = ModelStore(settings.models.store)
     try:
+        store = open_store(settings.models)
         data_folder()
         for line in overlaps(store, plan):
             console.note(f"warning: {line}")

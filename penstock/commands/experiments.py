@@ -146,13 +146,13 @@ def show(name: Name, as_json: AsJson = False) -> None:
 
 
 def _experiments() -> Experiments:
-    from models.registry import ModelStore
     from penstock.experiments import Experiments
+    from penstock.model_store import open_store
     from producers.control import ControlTopic, now_us
 
     settings = console.settings()
     topic = ControlTopic(settings.kafka.client(), settings.codec(), settings.kafka.topics.control)
-    return Experiments(topic, ModelStore(settings.models.store), now_us)
+    return Experiments(topic, open_store(settings.models), now_us)
 
 
 @contextmanager

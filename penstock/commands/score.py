@@ -50,14 +50,14 @@ def score(
     Killed and started again with the same arguments it goes on where it was; the file is the same either way.
     """
     from models.errors import ArtifactError
-    from models.registry import ModelStore
+    from penstock.model_store import open_store
     from producers.bulk import score_file
     from producers.bulk_run import Job, Limits, Progress
     from producers.errors import BrokerUnavailableError, BulkError, BulkInputError
 
     settings = console.settings()
     try:
-        store = ModelStore(settings.models.store)
+        store = open_store(settings.models)
         described = version or store.default_version(model)
         signature = store.manifest(model, described).signature
     except ArtifactError as error:

@@ -17,7 +17,7 @@ from penstock import console
 from penstock.settings import Settings
 
 if TYPE_CHECKING:
-    from models.registry import ModelStore
+    from models.store import Store
     from stream_workers.ops import Health
     from stream_workers.scoring_config import ScoringConfig
 
@@ -39,7 +39,7 @@ def worker(
 ) -> None:
     """Score requests and bulk batches until stopped."""
     from models.errors import ModelError
-    from models.registry import ModelStore
+    from penstock.model_store import open_store
     from schemas.framing import RegistryUnavailableError
     from stream_workers.control import ControlError
     from stream_workers.ops import Health, OpsServer, OpsServerError, WorkerMetrics, configure_logging, new_registry
@@ -49,9 +49,10 @@ def worker(
     settings = console.settings()
     if delivery not in ("exactly-once", "at-least-once"):
         console.fail(f"--delivery: expected exactly-once or at-least-once, got {delivery!r}")
-    store = ModelStore(settings.models.store)
-    if not store.root.is_dir():
-        console.fail(f"models.store = {settings.models.store!r}: there is no such folder")
+    try:
+        store = open_store(settings.models, must_exist=True)
+    except ModelError as error:
+        console.fail(str(error))
     own_name = name or settings.worker.name or f"{socket.gethostname()}-{os.getpid()}"
     configure_logging(settings.log.format == "json", settings.log.level, own_name)
     registry, health, stop = new_registry(), Health(expected=("control", "models")), threading.Event()
@@ -80,22 +81,28 @@ def worker(
         console.fail(str(error), code=1)
 
 
-def _await_models(store: ModelStore, health: Health, stop: threading.Event) -> bool:
+def _await_models(store: Store, health: Health, stop: threading.Event) -> bool:
     """Wait until the store holds a model; False where `stop` came first.
 
     A worker with nothing to serve stays out of the group: there it would take its share of the requests, and answer
     each UNKNOWN_MODEL beside workers that could have scored it.
     """
-    said = False
-    while not store.names():
-        why = f"there is no model in {store.root} yet: the worker joins once there is (penstock models add)"
+    from models.errors import StoreError
+
+    said = ""
+    while True:
+        try:
+            if store.names():
+                return True
+            why = f"there is no model in {store.root} yet: the worker joins once there is (penstock models add)"
+        except StoreError as error:
+            why = f"{error}; the worker joins once it answers"
         health.set("models", False, why)
-        if not said:
+        if said != why:
             logging.getLogger(__name__).error(why)
-            said = True
+            said = why
         if stop.wait(LOOK_SECONDS):
             return False
-    return True
 
 
 def scoring_config(settings: Settings, name: str, delivery: str = "exactly-once") -> ScoringConfig:

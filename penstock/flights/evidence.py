@@ -18,8 +18,8 @@ from analytics.definitions import PLAN_KIND, Plan
 from analytics.experiment_state import Advance, advance
 from analytics.warehouse import Warehouse
 from models.loading import LoadedModel
-from models.registry import ModelStore
 from models.routing import Experiment, Router
+from models.store import Store
 from penstock.demo import EXPERIMENT, MODEL, OUTCOME, definition, experiment
 from penstock.demo_evidence import Run
 from penstock.flights.data import Dataset, Flight, dataset, features, flights
@@ -36,7 +36,7 @@ _GAP_US: Final = 2000
 _SCORING_US: Final = 3000
 
 
-def fill(warehouse: Warehouse, store: ModelStore, start: date, days: int, now: datetime) -> Plan:
+def fill(warehouse: Warehouse, store: Store, start: date, days: int, now: datetime) -> Plan:
     """Write the flights of `days` New York dates from `start` as one run of the demo that has just ended, at `now`.
 
     Returns the run's plan. Raises `FlightsDataError`, `ModelError`, `WarehouseError`.
@@ -64,7 +64,7 @@ def look(warehouse: Warehouse, plan: Plan, now: datetime) -> Advance:
 def _predictions(
     some: Sequence[Flight],
     data: Dataset,
-    store: ModelStore,
+    store: Store,
     router: Router,
     assignment: Experiment,
     run: Run,

@@ -2,21 +2,17 @@
 
 from __future__ import annotations
 
-import logging
-import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
 import torch
 from torch import nn
 
+from models.export import OPSET, quiet_export, strip_origin
 from models.signature import Signature
 
 WEIGHTS: Final = "weights.npz"
-_OPSET: Final = 20
 # More than one row, or the exporter takes the number of rows for a constant.
 _SAMPLE_ROWS: Final = 3
 
@@ -27,7 +23,7 @@ def write_onnx(net: nn.Module, signature: Signature, path: Path) -> None:
 
     sample = [torch.from_numpy(np.zeros((_SAMPLE_ROWS, *(spec.inner or ())), spec.dtype)) for spec in signature.inputs]
     rows = torch.export.Dim("rows")
-    with _quiet():
+    with quiet_export():
         program = torch.onnx.export(
             net.eval(),
             tuple(sample),
@@ -35,14 +31,14 @@ def write_onnx(net: nn.Module, signature: Signature, path: Path) -> None:
             output_names=[spec.name for spec in signature.outputs],
             # The numbers are one argument, the categories the rest.
             dynamic_shapes=({0: rows}, tuple({0: rows} for _ in sample[1:])),
-            opset_version=_OPSET,
+            opset_version=OPSET,
             dynamo=True,
             verbose=False,
         )
     if program is None:
         raise RuntimeError("torch.onnx.export gave no program")
     model = program.model_proto
-    _forget_origin(model)
+    strip_origin(model)
     onnx.checker.check_model(model)
     path.write_bytes(model.SerializeToString(deterministic=True))
 
@@ -56,30 +52,3 @@ def read_weights(net: nn.Module, path: Path) -> None:
     """Load what `write_weights` saved into a network of the same form. Raises RuntimeError where forms differ."""
     with np.load(path) as saved:
         net.load_state_dict({name: torch.from_numpy(saved[name]) for name in saved.files})
-
-
-def _forget_origin(model: Any) -> None:
-    """Drop what the exporter notes of the source: paths of the machine it ran on have no place in a model."""
-    del model.metadata_props[:]
-    model.doc_string = ""
-    for part in (model.graph, *model.functions):
-        part.doc_string = ""
-        del part.metadata_props[:]
-        values = (*part.input, *part.output, *part.initializer) if part is model.graph else ()
-        for one in (*part.node, *part.value_info, *values):
-            one.doc_string = ""
-            del one.metadata_props[:]
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Without the exporter's warnings about its own use of deprecated torch functions."""
-    logger = logging.getLogger("torch.onnx")
-    level = logger.level
-    logger.setLevel(logging.ERROR)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logger.setLevel(level)

@@ -15,7 +15,8 @@ import pytest
 from confluent_kafka import Consumer
 from worker_process import Scene, command, worker_environment
 
-from models.registry import ModelStore
+from models.importing import source_of
+from models.registry import ModelStore, Registry
 from models.session import DeviceError, Session
 from models.signature import Signature, TensorSpec
 from penstock.brokers import EmbeddedBroker, LocalBroker, free_port
@@ -153,7 +154,8 @@ def test_a_worker_over_an_empty_store_stays_out_of_the_group_until_there_is_a_mo
     requests = [scene.request("sum", ONES, version="1", user_id=f"user-{number}") for number in range(40)]
     scene.spread(requests)
     assert {one.reply.code for one in scene.answers_to(requests)} == {Code.OK}
-    ModelStore(empty).add_onnx("sum", "1", full / "sum" / "1" / "sum1.onnx")
+    with source_of(full / "sum" / "1", "sum", "1") as source:
+        Registry(empty).add(source.folder, source.manifest)
     beside.await_ready()
     assert "there is no model" not in beside.get("/readyz")[1]
 
@@ -163,17 +165,31 @@ def test_a_store_that_does_not_exist_is_one_line_that_names_the_key(model_store:
     assert (status, line) == (2, f"penstock: models.store = '{model_store / 'none'}': there is no such folder")
 
 
-def test_a_worker_none_of_whose_models_can_serve_is_not_ready_and_says_why(
+def test_a_worker_none_of_whose_models_can_serve_takes_no_partitions_until_one_is_mended(
     empty_scene: Scene, model_store: Path, tmp_path: Path
 ) -> None:
     scene = empty_scene
-    scene.store = tmp_path / "store"
+    good, scene.store = scene.store, tmp_path / "store"
     shutil.copytree(model_store / "spoilt", scene.store / "spoilt")
-    worker = scene.start_worker()
-    scene.wait("the reason", lambda: "should have SHA-256" in worker.get("/readyz")[1], 60)
-    assert worker.get("/readyz")[0] == 503
-    assert worker.get("/healthz")[0] == 200
-    assert scene.ask(scene.request("spoilt", ONES))[0].reply.code is Code.UNAVAILABLE
+    spoilt = scene.start_worker("spoilt")
+    reason = "no model can serve, so this worker takes no partitions: spoilt 1: model spoilt 1: spoilt.onnx should have"
+    scene.wait("the reason", lambda: reason in spoilt.get("/readyz")[1], 60)
+    assert (spoilt.get("/readyz")[0], spoilt.get("/healthz")[0]) == (503, 200)
+    assert any(reason in line["message"] for line in spoilt.lines())
+    # A worker with whole models scores all requests beside it, on every partition.
+    scene.store = good
+    scene.start_worker("whole").await_ready()
+    requests = [scene.request("sum", ONES, version="1", user_id=f"user-{number}") for number in range(40)]
+    scene.spread(requests)
+    assert {one.reply.code for one in scene.answers_to(requests)} == {Code.OK}
+    assert spoilt.metric("penstock_rebalances_total") == 0
+    assert scene.workers[1].stop() == 0
+    # An older version that is whole serves in place of one that is spoilt.
+    ModelStore(tmp_path / "store").add_onnx("spoilt", "0", good / "sum" / "1" / "sum1.onnx")
+    spoilt.await_ready()
+    assert "spoilt 1: model spoilt 1: spoilt.onnx should have" in spoilt.get("/readyz")[1]
+    (answer,) = scene.ask(scene.request("spoilt", ONES))
+    assert (answer.reply.code, answer.reply.version) == (Code.OK, "0")
 
 
 def test_a_broker_that_is_not_there_is_one_line(model_store: Path) -> None:

@@ -43,6 +43,7 @@ def worker_environment(broker: str, topics: Topics, store: Path, **more: str) ->
         "KAFKA__BOOTSTRAP_SERVERS": broker,
         "KAFKA__TOPIC_PREFIX": topics.prefix,
         "MODELS__STORE": str(store),
+        "MODELS__CACHE": str(store.parent / "models-cache"),
         "MODELS__DEVICE": "cpu",
         "WORKER__GROUP": f"{topics.prefix}scoring",
         "STACK__STATE": str(store.parent / "no-stack"),

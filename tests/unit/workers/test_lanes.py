@@ -20,7 +20,7 @@ from models.loading import LoadedModel
 from models.registry import ModelStore
 from schemas.codes import Code
 from schemas.tensors import Array
-from stream_workers.device import ALIGNED, Device, Lane, LaneKey, Run, Share, aligned
+from stream_workers.device import ALIGNED, IDLE_SECONDS, Device, Lane, LaneKey, Run, Share, aligned
 from stream_workers.work import BulkPart, Requests
 
 BULK = LaneKey("m", "1", bulk=True)
@@ -320,3 +320,66 @@ def test_a_bug_in_a_sink_stops_the_device_and_is_kept_for_the_worker(
     assert sink.done.wait(20)
     device.stop()
     assert isinstance(device.failure, KeyError)
+
+
+class Gate(Record):
+    """Lets a run end when the test says so."""
+
+    def __init__(self, expected: int) -> None:
+        super().__init__(expected)
+        self.began, self.go = threading.Event(), threading.Event()
+
+    def held(self, piece: Any) -> Any:
+        self.began.set()
+        assert self.go.wait(20)
+        return piece
+
+
+def test_the_lanes_of_a_retired_version_go_once_what_is_in_them_is_done(model: LoadedModel) -> None:
+    sink, device = Gate(2), Device()
+    sink.expired = sink.held
+    old, other = LaneKey("m", "1", "e", "v"), LaneKey("m", "2")
+    device.submit(old, model, requests([0], inputs={"x": np.array([0])}), sink, BatchLimits)
+    device.start(1)
+    assert sink.began.wait(20)
+    device.submit(other, model, requests([1], inputs={"x": np.array([1])}), sink, BatchLimits)
+    device.forget("m", "1")
+    assert set(device.lanes) == {old, other}, "a run is under way"
+    sink.go.set()
+    assert sink.done.wait(20)
+    device.stop()
+    assert device.lanes == [other]
+    device.forget("m", "2")
+    assert device.lanes == []
+    device.forget("m", "3")
+    assert sink.values == {0: 10.0, 1: 20.0}
+
+
+def test_a_version_that_comes_back_under_its_name_keeps_its_lane(model: LoadedModel) -> None:
+    sink, device = Record(2), Device()
+    key = LaneKey("m", "1")
+    device.forget("m", "1")
+    for unit in range(2):
+        device.submit(key, model, requests([unit], inputs={"x": np.array([unit])}), sink, BatchLimits)
+    device.start(1)
+    assert sink.done.wait(20)
+    device.stop()
+    assert device.lanes == [key]
+
+
+def test_a_lane_that_nobody_used_for_long_makes_room_for_the_next(
+    model: LoadedModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = [1000.0]
+    monkeypatch.setattr("stream_workers.device.monotonic", lambda: now[0])
+    device = Device()
+    piece = requests([0], inputs={"x": np.array([0])})
+    device.submit(LaneKey("m", "1", "e", "full"), model, piece, Record(1), BatchLimits)
+    device.submit(LaneKey("m", "1", "e", "empty"), model, piece, Record(1), BatchLimits)
+    device._lanes[LaneKey("m", "1", "e", "empty")].take(1)
+    now[0] += IDLE_SECONDS - 1
+    device.submit(LaneKey("m", "1"), model, piece, Record(1), BatchLimits)
+    assert len(device.lanes) == 3
+    now[0] += 2
+    device.submit(LaneKey("m", "1", bulk=True), model, piece, Record(1), BatchLimits)
+    assert [(one.variant, one.bulk) for one in device.lanes] == [("full", False), ("", False), ("", True)]
