@@ -17,6 +17,7 @@ import yaml
 from penstock.cli import build
 from penstock.settings import Settings, SettingsError, load
 from schemas.topics import topic_specs
+from stream_workers.monitor_metrics import MonitorMetrics
 from stream_workers.ops import Health, IngestMetrics, OpsServer, WorkerMetrics, new_registry
 
 ROOT = Path(__file__).parents[3]
@@ -78,7 +79,7 @@ def test_every_setting_in_a_services_environment_exists_and_is_valid(name: str) 
     settings = settings_of(OURS[name])
     assert settings.kafka.bootstrap_servers == "kafka:19092"
     assert settings.http.host == "0.0.0.0"  # noqa: S104 - inside its container
-    assert settings.http.worker_port == settings.http.warehouse_port == 9400
+    assert settings.http.worker_port == settings.http.warehouse_port == settings.http.monitor_port == 9400
 
 
 def test_a_setting_that_does_not_exist_would_be_noticed() -> None:
@@ -124,7 +125,9 @@ def test_everything_the_image_needs_gets_into_it_and_nothing_private_does() -> N
 def test_prometheus_scrapes_the_services_there_are_on_the_port_they_have() -> None:
     config = yaml.safe_load((ROOT / "deploy/prometheus/prometheus.yml").read_text("utf-8"))
     found = [one for job in config["scrape_configs"] for one in job.get("dns_sd_configs", [])]
-    assert {name for one in found for name in one["names"]} == {"worker", "worker-gpu", "ingest"} & set(SERVICES)
+    assert {name for one in found for name in one["names"]} == {"worker", "worker-gpu", "ingest", "monitor"} & set(
+        SERVICES
+    )
     assert {one["port"] for one in found} == {settings_of(SERVICES["worker"]).http.worker_port}
     assert [(ROOT / "deploy/prometheus" / name).is_file() for name in config["rule_files"]] == [True]
 
@@ -133,6 +136,7 @@ def test_alerts_ask_for_metrics_there_are() -> None:
     registry = new_registry()
     WorkerMetrics(registry, "w")
     IngestMetrics(registry)
+    MonitorMetrics(registry)
     there = {family.name + ("_total" if family.type == "counter" else "") for family in registry.collect()}
     rules = (ROOT / "deploy/prometheus/rules.yml").read_text("utf-8")
     asked = {re.sub(r"_bucket$", "", name) for name in re.findall(r"\bpenstock_\w+", rules)}
