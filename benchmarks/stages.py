@@ -44,7 +44,7 @@ from stream_workers.work import Requests
 ROWS: Final = 4096
 REPEATS: Final = 15
 PARTITIONS: Final = 8
-ABOUT: Final = {"model": "mlp", "version": "1", "variant": "", "received_at": 1, "replied_at": 2}
+ABOUT: Final = {"model": "mlp", "version": "1", "variant": "", "replied_at": 2}
 
 
 def cost(call: Callable[[], Any], rows: int = ROWS, repeats: int = REPEATS) -> float:
@@ -87,10 +87,10 @@ def measure(broker: ApacheKafka | EmbeddedBroker, folder: Path) -> dict[str, dic
     encoder = ReplyEncoder(codec)
     ids = group.request_ids
     stages["encode replies"] = {
-        "now": cost(lambda: encoder.encode_ok(ids, 1, outputs, **ABOUT)),
+        "now": cost(lambda: encoder.encode_ok(ids, 1, outputs, received_at=np.ones(ROWS, np.int64), **ABOUT)),
         "plain": cost(lambda: _plain_replies(codec, ids, outputs)),
     }
-    replies = encoder.encode_ok(ids, 1, outputs, **ABOUT)
+    replies = encoder.encode_ok(ids, 1, outputs, received_at=np.ones(ROWS, np.int64), **ABOUT)
     partitions = np.arange(ROWS, dtype=np.int64) % PARTITIONS
     stages["hand over replies"] = {
         "now": _handed(reply_producer(_sending(kafka), _failed), topics.replies, replies, partitions),
@@ -176,7 +176,8 @@ def _piece(group: Any, inputs: dict[str, Any], topic: str) -> Requests:
         epoch=Epoch(0), topic=topic, model="mlp", version="1", experiment="", variant="", reply_topic=group.reply_topic,
         ids=group.request_ids, users=group.user_ids, keys=(), partitions=np.arange(ROWS) % PARTITIONS,
         offsets=np.arange(ROWS), sent_at=group.sent_at, deadlines=group.deadlines,
-        reply_partitions=group.reply_partitions, received_at=1, received=0.0, inputs=inputs,
+        reply_partitions=group.reply_partitions, received_at=np.ones(ROWS, np.int64), taken=np.zeros(ROWS),
+        inputs=inputs,
     )  # fmt: skip
 
 

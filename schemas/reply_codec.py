@@ -6,11 +6,13 @@ fastavro is the reference: a property test holds both equal byte for byte.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Final
+from itertools import chain
+from typing import Final
 
 import numpy as np
+import numpy.typing as npt
 
-from schemas.byte_columns import BytesColumn, Octets, as_column
+from schemas.byte_columns import BytesColumn, as_column
 from schemas.codec import Codec
 from schemas.codes import INDEX, Code
 from schemas.records import ScoreReply
@@ -34,6 +36,24 @@ def _text(value: str | bytes) -> bytes:
 
 
 _LENGTHS: Final = [varint(length) for length in range(256)]
+Ints = npt.NDArray[np.int64]
+
+
+def varints(values: Ints) -> BytesColumn:
+    """`varint` of each of n values."""
+    if not len(values):
+        return BytesColumn.of(())
+    low, high = int(values.min()), int(values.max())
+    first, width = varint(low), len(varint(high))
+    if low == high:
+        return BytesColumn.uniform(first * len(values), len(values))
+    # Lengths grow with the distance from 0, so on one side of it the ends are the shortest and the longest.
+    if low < 0 or len(first) != width:
+        return BytesColumn.of(map(varint, values.tolist()))
+    groups = (values.astype(np.uint64) << np.uint64(1))[:, None] >> np.arange(0, 7 * width, 7, dtype=np.uint64)
+    octets = (groups & np.uint64(0x7F)).astype(np.uint8)
+    octets[:, :-1] |= 0x80
+    return BytesColumn.uniform(octets.tobytes(), len(values))
 
 
 class ReplyEncoder:
@@ -52,15 +72,19 @@ class ReplyEncoder:
         model: str,
         version: str,
         variant: str,
-        received_at: int,
+        received_at: Ints,
         replied_at: int,
     ) -> BytesColumn:
-        """OK replies of n requests; each output is [n * rows_each, ...], request i owns its rows in order."""
-        front = varint(INDEX[Code.OK]) + _text("") + _text(model) + _text(version) + _text(variant)
-        front += varint(received_at) + varint(replied_at)
+        """OK replies of n requests; each output is [n * rows_each, ...], request i owns its rows in order.
+
+        `received_at` [n].
+        """
         if any(array.dtype.kind in "OUS" for array in outputs.values()):
             return self._encode_each(request_ids, rows_each, outputs, model, version, variant, received_at, replied_at)
-        pieces: list[tuple[bytes, memoryview, int]] = []
+        front = varint(INDEX[Code.OK]) + _text("") + _text(model) + _text(version) + _text(variant)
+        # What differs between replies, each with what stands before it in all of them.
+        fields: list[tuple[bytes, BytesColumn]] = [(front, varints(received_at))]
+        front = varint(replied_at)
         if outputs:
             front += varint(len(outputs))
         for name, array in outputs.items():
@@ -69,40 +93,41 @@ class ReplyEncoder:
             shape = b"".join([varint(extent) for extent in sample.shape])
             front += _text(name) + _text(sample.datatype) + varint(len(sample.shape)) + shape + b"\0"
             front += varint(len(sample.data))
-            pieces.append((front, memoryview(wide.tobytes()), len(sample.data)))
+            fields.append((front, BytesColumn.uniform(wide.tobytes(), len(request_ids))))
             front = b""
         back = front + b"\0\0"  # end of the outputs, no row errors
-        alike = as_column(request_ids).matrix()
+        alike = self._encode_alike(request_ids, fields, back)
         if alike is not None:
-            return self._encode_alike(alike, pieces, back)
+            return alike
+        middles = [middle for middle, _ in fields]
         return BytesColumn.of(
-            b"".join(
-                [
-                    self._front(own),
-                    *(part for middle, data, width in pieces for part in (middle, data[i * width : (i + 1) * width])),
-                    back,
-                ]
-            )
-            for i, own in enumerate(request_ids)
+            b"".join([self._front(own), *chain.from_iterable(zip(middles, data, strict=True)), back])
+            for own, *data in zip(request_ids, *(column.tolist() for _, column in fields), strict=True)
         )
 
     def _encode_alike(
-        self, request_ids: Octets, pieces: Sequence[tuple[bytes, memoryview, int]], back: bytes
-    ) -> BytesColumn:
-        """Replies of one length, for ids [n, width] of one length: a matrix whose rows differ in ids and data only."""
-        count, wide = request_ids.shape
+        self, request_ids: Sequence[bytes], fields: Sequence[tuple[bytes, BytesColumn]], back: bytes
+    ) -> BytesColumn | None:
+        """Replies that are all of one length: a matrix whose rows differ in ids and fields only. None for others."""
+        ids = as_column(request_ids).matrix()
+        if ids is None:
+            return None
+        wide = ids.shape[1]
         line = bytearray(self._front(bytes(wide)))
-        fields: list[tuple[int, int, Any]] = [(len(line) - wide, len(line), request_ids)]
-        for middle, data, width in pieces:
+        places = [(len(line) - wide, len(line), ids)]
+        for middle, column in fields:
+            data = column.matrix()
+            if data is None:
+                return None
             line += middle
-            fields.append((len(line), len(line) + width, data))
-            line += bytes(width)
+            places.append((len(line), len(line) + data.shape[1], data))
+            line += bytes(data.shape[1])
         line += back
-        matrix = np.empty((count, len(line)), np.uint8)
+        matrix = np.empty((len(ids), len(line)), np.uint8)
         matrix[:] = np.frombuffer(line, np.uint8)
-        for begin, end, data in fields:
-            matrix[:, begin:end] = np.frombuffer(data, np.uint8).reshape(count, end - begin)
-        return BytesColumn.uniform(matrix.tobytes(), count)
+        for begin, end, data in places:
+            matrix[:, begin:end] = data
+        return BytesColumn.uniform(matrix.tobytes(), len(ids))
 
     def encode_error(
         self,
@@ -113,14 +138,15 @@ class ReplyEncoder:
         model: str,
         version: str,
         variant: str,
-        received_at: int,
+        received_at: Ints,
         replied_at: int,
     ) -> BytesColumn:
         """Replies without outputs, one message each."""
-        front = varint(INDEX[code])
-        back = _text(model) + _text(version) + _text(variant) + varint(received_at) + varint(replied_at) + b"\0\0"
+        front, names = varint(INDEX[code]), _text(model) + _text(version) + _text(variant)
+        back = varint(replied_at) + b"\0\0"
         return BytesColumn.of(
-            self._front(own) + front + _text(message) + back for own, message in zip(request_ids, messages, strict=True)
+            b"".join([self._front(own), front, _text(message), names, at, back])
+            for own, message, at in zip(request_ids, messages, varints(received_at), strict=True)
         )
 
     def _front(self, request_id: bytes) -> bytes:
@@ -135,15 +161,15 @@ class ReplyEncoder:
         model: str,
         version: str,
         variant: str,
-        received_at: int,
+        received_at: Ints,
         replied_at: int,
     ) -> BytesColumn:
         return BytesColumn.of(
             self._codec.encode(
                 ScoreReply(
-                    own.decode(), Code.OK, "", model, version, variant, received_at, replied_at,
+                    own.decode(), Code.OK, "", model, version, variant, at, replied_at,
                     tuple(to_tensor(name, a[i * rows_each : (i + 1) * rows_each]) for name, a in outputs.items()),
                 )
             )
-            for i, own in enumerate(request_ids)
+            for i, (own, at) in enumerate(zip(request_ids, received_at.tolist(), strict=True))
         )  # fmt: skip

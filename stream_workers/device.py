@@ -4,6 +4,9 @@ A lane holds the pieces of one model version and variant. Interactive lanes go f
 waited longest; bulk lanes get what is left, but never less than their share of the device's time, in slices short
 enough that a request waits for one of them at most.
 
+The device is free again when a run has ended, not when its results have been published: another thread begins the next
+run meanwhile.
+
 A bulk run holds rows of one record, from a multiple of ALIGNED rows on: matrix kernels treat the last rows of a batch
 otherwise, so that a result would depend, in its last bits, on how long slices were and on what else was asked.
 """
@@ -51,6 +54,16 @@ class Run:
     dispatched: float
     seconds: float
     padded: int
+
+
+@dataclass(frozen=True, slots=True)
+class Ended:
+    """What became of pieces that ran together: outputs of each, or why there are none."""
+
+    pieces: Sequence[Any]
+    outputs: Sequence[dict[str, Array]]
+    run: Run
+    failure: str = ""
 
 
 class Sink(Protocol):
@@ -131,6 +144,7 @@ class Device:
         self._lanes: dict[LaneKey, Lane] = {}
         self._wake = threading.Condition()
         self._running = 0
+        self._at_once = 1
         self._rows = {False: 0, True: 0}
         self._share = Share(bulk_share)
         self._bulk_slice = bulk_slice
@@ -147,9 +161,11 @@ class Device:
         """What ended a device thread, a bug: the worker must not go on."""
         return self._failure
 
-    def start(self, threads: int) -> None:
-        """Begin to serve, with `threads` batches under way at once."""
-        for number in range(threads):
+    def start(self, runs: int) -> None:
+        """Begin to serve, with `runs` runs under way at once."""
+        self._at_once = runs
+        # One more than can run, so that publishing keeps no run waiting.
+        for number in range(runs + 1):
             thread = threading.Thread(target=self._run, name=f"device-{number}", daemon=True)
             self._threads.append(thread)
             thread.start()
@@ -183,15 +199,19 @@ class Device:
                 rows = sum(piece.rows for piece in pieces)
                 began = monotonic()
                 try:
-                    self._serve(lane, pieces)
+                    results = self._serve(lane, pieces)
                 finally:
                     ended = monotonic()
                     with self._wake:
                         self._running -= 1
-                        self._rows[lane.key.bulk] -= rows
                         lane.in_flight -= 1
                         self._share.spent(ended, ended - began, lane.key.bulk)
                         self._wake.notify_all()
+                try:
+                    _publish(lane, results)
+                finally:
+                    with self._wake:
+                        self._rows[lane.key.bulk] -= rows
         except BaseException as error:
             log.exception("a device thread ended")
             self._failure = error
@@ -200,7 +220,7 @@ class Device:
     def _next(self) -> tuple[Lane, list[Piece]] | None:
         with self._wake:
             while not self._stopping:
-                chosen, wake_at = self._choose(monotonic())
+                chosen, wake_at = self._choose(monotonic()) if self._running < self._at_once else (None, None)
                 if chosen is not None:
                     lane, rows = chosen
                     self._running += 1
@@ -243,33 +263,40 @@ class Device:
         left = max(self._bulk_slice - service.intercept, service.intercept)
         return max(1, int(left / service.slope))
 
-    def _serve(self, lane: Lane, pieces: Sequence[Piece]) -> None:
+    def _serve(self, lane: Lane, pieces: Sequence[Piece]) -> list[Ended]:
         live = [alive for piece in pieces if (alive := lane.sink.expired(piece)) is not None]
         if not live:
-            return
+            return []
+        live = live[0].joined(live[1:])
         began = monotonic()
-        self._score(lane, live)
+        results = _score(lane.model, live)
         lane.policy.observe_batch(sum(piece.rows for piece in live), monotonic() - began)
+        return results
 
-    def _score(self, lane: Lane, pieces: Sequence[Piece]) -> None:
-        """Run the pieces as one batch; where the model raises, halve until the culprit is alone."""
-        began = monotonic()
-        try:
-            outputs = lane.model.run([piece.inputs for piece in pieces])
-        except DeviceLostError:
-            # No answer of this process can be trusted to come: its end hands the records to another worker.
-            raise
-        except (InferenceError, MemoryError) as error:
-            if sum(piece.count for piece in pieces) == 1:
-                lane.sink.failed(pieces[0], Code.INFERENCE_FAILED, str(error) or "out of memory")
-                return
-            first, second = _halves(pieces)
-            self._score(lane, first)
-            self._score(lane, second)
-            return
-        seconds = monotonic() - began
-        rows = sum(piece.rows for piece in pieces)
-        lane.sink.scored(lane.model, pieces, outputs, Run(began, seconds, lane.model.padded_rows(rows) - rows))
+
+def _score(model: LoadedModel, pieces: Sequence[Piece]) -> list[Ended]:
+    """Run the pieces as one batch; where the model raises, halve until the culprit is alone."""
+    began = monotonic()
+    rows = sum(piece.rows for piece in pieces)
+    try:
+        outputs = model.run([piece.inputs for piece in pieces])
+    except DeviceLostError:
+        # No answer of this process can be trusted to come: its end hands the records to another worker.
+        raise
+    except (InferenceError, MemoryError) as error:
+        if sum(piece.count for piece in pieces) == 1:
+            return [Ended(pieces, (), Run(began, monotonic() - began, 0), str(error) or "out of memory")]
+        first, second = _halves(pieces)
+        return [*_score(model, first), *_score(model, second)]
+    return [Ended(pieces, outputs, Run(began, monotonic() - began, model.padded_rows(rows) - rows))]
+
+
+def _publish(lane: Lane, results: Sequence[Ended]) -> None:
+    for one in results:
+        if one.failure:
+            lane.sink.failed(one.pieces[0], Code.INFERENCE_FAILED, one.failure)
+        else:
+            lane.sink.scored(lane.model, one.pieces, one.outputs, one.run)
 
 
 def aligned(rows: int, most: int) -> int:

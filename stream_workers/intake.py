@@ -142,8 +142,8 @@ class RequestIntake:
                 sent_at=group.sent_at,
                 deadlines=group.deadlines,
                 reply_partitions=group.reply_partitions,
-                received_at=received_at,
-                received=received,
+                received_at=np.full(len(places), received_at, np.int64),
+                taken=np.full(len(places), received),
                 tensors=group.tensors,
                 features=group.features,
             )

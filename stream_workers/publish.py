@@ -134,9 +134,7 @@ class Publisher:
             inference_seconds=run.seconds,
             # A client's clock may be ahead of ours.
             queue_seconds=np.concatenate([np.maximum(piece.received_at - piece.sent_at, 0) / 1e6 for piece in pieces]),
-            batch_seconds=np.repeat(
-                [run.dispatched - piece.received for piece in pieces], [piece.count for piece in pieces]
-            ),
+            batch_seconds=run.dispatched - np.concatenate([piece.taken for piece in pieces]),
             codes={Code.OK: sum(piece.count for piece in answers)},
         )
 
@@ -176,8 +174,8 @@ class Publisher:
     def malformed(self, epoch: Epoch, correlation: bytes, topic: str, partition: int, headers: Any, why: str) -> None:
         """Tells the sender of an unreadable record whose headers name a reply topic."""
         values = self._encoder.encode_error(
-            [correlation], Code.MALFORMED, [why], model="", version="", variant="", received_at=0,
-            replied_at=self._now_us(),
+            [correlation], Code.MALFORMED, [why], model="", version="", variant="",
+            received_at=np.zeros(1, np.int64), replied_at=self._now_us(),
         )  # fmt: skip
         self._replies.send(epoch.parity, topic, values, np.array([partition], np.int64), [None], [headers])
 
@@ -236,9 +234,9 @@ class Publisher:
         rows = sum(piece.rows for piece in pieces) if run else requests
         weights = np.repeat([piece.rows_each if run else 1 for piece in pieces], [piece.count for piece in pieces])
         sent = np.concatenate([piece.sent_at for piece in pieces])
-        received = np.repeat([piece.received_at for piece in pieces], [piece.count for piece in pieces])
+        received = np.concatenate([piece.received_at for piece in pieces])
         known = scores[np.isfinite(scores)]
-        waited = sum(int((run.dispatched - piece.received) * 1e6) * piece.rows for piece in pieces) if run else 0
+        taken = np.concatenate([piece.taken for piece in pieces])
         summary = BatchSummary(
             batch_id=batch_id,
             worker=self._worker,
@@ -253,7 +251,7 @@ class Publisher:
             rows=rows,
             padded_rows=run.padded if run else 0,
             queue_us=int((np.maximum(received - sent, 0) * weights).sum()),
-            batch_us=waited,
+            batch_us=int(((run.dispatched - taken) * weights).sum() * 1e6) if run else 0,
             infer_us=int(run.seconds * 1e6) if run else 0,
             latency_histogram=latency_histogram((now - sent) / 1000, weights),
             score_count=len(known),

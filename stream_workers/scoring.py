@@ -191,8 +191,8 @@ class ScoringWorker:
             log.info("model %s %s on %s (%s)", model.name, model.version, model.device, model.session.why)
         name = loaded[0].device if loaded else "cpu"
         self._metrics.device(name)
-        # On a GPU one batch is prepared and published while another runs; a CPU has nothing to overlap with.
-        self._device.start(threads=1 if name == "cpu" else 2)
+        # To a GPU the next batch is copied while one runs; two on a CPU would only take its cores from each other.
+        self._device.start(runs=1 if name == "cpu" else 2)
         if not loaded and not problems:
             log.warning("no model in %s: each request is answered UNKNOWN_MODEL until there is", self._store.root)
         self._loaded.set()

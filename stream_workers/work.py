@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import chain
 from typing import Any, Protocol, Self
 
 import numpy as np
@@ -15,14 +16,18 @@ from schemas.tensors import Array
 from stream_workers.ledger import Epoch
 
 Ints = npt.NDArray[np.int64]
+Seconds = npt.NDArray[np.float64]
 Headers = list[tuple[str, bytes]]
 
 
 class Piece(Protocol):
     """Something to score: `count` independent units of `rows` rows in all. Units are never torn apart."""
 
-    received: float
     inputs: dict[str, Array]
+
+    @property
+    def received(self) -> float:
+        """When the oldest unit came, in monotonic seconds."""
 
     @property
     def count(self) -> int:
@@ -38,15 +43,19 @@ class Piece(Protocol):
     def halve(self) -> tuple[Self, Self]:
         """Two halves of a piece of at least two units."""
 
+    def joined(self, others: Sequence[Self]) -> list[Self]:
+        """This one and the others of its lane in as few pieces as can stand for them, in the same order of units."""
+
 
 @dataclass(slots=True, eq=False)
 class Requests:
     """n requests of one epoch, model, version and variant, each of `rows_each` rows.
 
-    Arrays are [n]; each of `inputs` is [n * rows_each, ...]. Times are microseconds since the epoch, but for
-    `received`, which is on the monotonic clock. `tensors` are as they came, the data of all n joined, until `inputs`
-    are made of them; BYTES tensors come one request at a time. `headers`: what each reply carries, None where none of
-    them carries any. `keys` are those of the records, given where a reply has no partition of its own.
+    Arrays are [n]; each of `inputs` is [n * rows_each, ...]. Times are microseconds since the epoch, but for `taken`,
+    which is when each was polled, in monotonic seconds, the oldest first. `tensors` are as they came, the data of all
+    n joined, until `inputs` are made of them; BYTES tensors come one request at a time. `headers`: what each reply
+    carries, None where none of them carries any. `keys` are those of the records, given where a reply has no partition
+    of its own.
     """
 
     epoch: Epoch
@@ -64,13 +73,18 @@ class Requests:
     sent_at: Ints
     deadlines: Ints
     reply_partitions: Ints
-    received_at: int
-    received: float
+    received_at: Ints
+    taken: Seconds
     tensors: Sequence[Tensor] = ()
     rows_each: int = 1
     inputs: dict[str, Array] = field(default_factory=dict)
     features: Sequence[Mapping[str, FeatureValue]] = ()
     headers: list[Headers] | None = None
+
+    @property
+    def received(self) -> float:
+        """See `Piece`."""
+        return float(self.taken[0])
 
     @property
     def count(self) -> int:
@@ -94,6 +108,28 @@ class Requests:
         middle = self.count // 2
         return self._slice(0, middle), self._slice(middle, self.count)
 
+    def joined(self, others: Sequence[Requests]) -> list[Requests]:
+        """See `Piece`: at a low rate a batch is made of many polls, and every piece costs what a thousand rows do."""
+        found: list[list[Requests]] = [[self]]
+        for one in others:
+            if found[-1][-1]._is_like(one):
+                found[-1].append(one)
+            else:
+                found.append([one])
+        return [alike[0] if len(alike) == 1 else _join(alike) for alike in found]
+
+    def _is_like(self, other: Requests) -> bool:
+        """Whether both can be one piece."""
+        return (
+            self.epoch is other.epoch
+            and (self.topic, self.experiment, self.reply_topic) == (other.topic, other.experiment, other.reply_topic)
+            and self.rows_each == other.rows_each
+            and bool(self.keys) == bool(other.keys)
+            and bool(self.features) == bool(other.features)
+            and (self.headers is None) == (other.headers is None)
+            and _form(self.inputs) == _form(other.inputs)
+        )
+
     def pick(self, where: Ints) -> Requests:
         """The requests at these positions."""
         places = where.tolist()
@@ -108,6 +144,8 @@ class Requests:
             sent_at=self.sent_at[where],
             deadlines=self.deadlines[where],
             reply_partitions=self.reply_partitions[where],
+            received_at=self.received_at[where],
+            taken=self.taken[where],
             tensors=[_part(tensor, where, self.count) for tensor in self.tensors],
             inputs={name: array[rows] for name, array in self.inputs.items()},
             features=[self.features[i] for i in places] if self.features else (),
@@ -137,6 +175,8 @@ class Requests:
             sent_at=self.sent_at[a:b],
             deadlines=self.deadlines[a:b],
             reply_partitions=self.reply_partitions[a:b],
+            received_at=self.received_at[a:b],
+            taken=self.taken[a:b],
             inputs={name: array[low:high] for name, array in self.inputs.items()},
             features=self.features[a:b],
             headers=None if self.headers is None else self.headers[a:b],
@@ -148,6 +188,30 @@ class Requests:
         for name in Requests.__slots__:
             setattr(copy, name, changes[name] if name in changes else getattr(self, name))
         return copy
+
+
+def _form(inputs: Mapping[str, Array]) -> dict[str, Any]:
+    """What two inputs must have in common to be joined: names, types, and shapes but for the rows."""
+    return {name: (array.dtype, array.shape[1:]) for name, array in inputs.items()}
+
+
+def _join(pieces: Sequence[Requests]) -> Requests:
+    first = pieces[0]
+    return first._with(
+        ids=BytesColumn.joined([one.ids for one in pieces]),
+        users=BytesColumn.joined([one.users for one in pieces]),
+        keys=[*chain.from_iterable(one.keys for one in pieces)],
+        partitions=np.concatenate([one.partitions for one in pieces]),
+        offsets=np.concatenate([one.offsets for one in pieces]),
+        sent_at=np.concatenate([one.sent_at for one in pieces]),
+        deadlines=np.concatenate([one.deadlines for one in pieces]),
+        reply_partitions=np.concatenate([one.reply_partitions for one in pieces]),
+        received_at=np.concatenate([one.received_at for one in pieces]),
+        taken=np.concatenate([one.taken for one in pieces]),
+        inputs={name: np.concatenate([one.inputs[name] for one in pieces]) for name in first.inputs},
+        features=[*chain.from_iterable(one.features for one in pieces)],
+        headers=None if first.headers is None else [*chain.from_iterable(one.headers or () for one in pieces)],
+    )
 
 
 def _part(tensor: Tensor, where: Ints, count: int) -> Tensor:
@@ -209,6 +273,10 @@ class BulkPart:
         """Two halves."""
         middle = self.rows // 2
         return self._slice(0, middle), self._slice(middle, self.rows)
+
+    def joined(self, others: Sequence[BulkPart]) -> list[BulkPart]:
+        """See `Piece`: a run has parts of one record, and those are one already."""
+        return [self, *others]
 
     def _slice(self, a: int, b: int) -> BulkPart:
         inputs = {name: array[a:b] for name, array in self.inputs.items()}

@@ -8,12 +8,14 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from prometheus_programs import missing as missing_for_prometheus
 
 from penstock.brokers import ApacheKafka, EmbeddedBroker, LocalBroker, kafka_jars, missing_for_kafka
 from producers.publisher import create_topics
 from schemas.topics import Topics
 
 _REQUIRED = os.environ.get("PENSTOCK_REQUIRE_KAFKA") == "1"
+_PROMETHEUS_REQUIRED = os.environ.get("PENSTOCK_REQUIRE_PROMETHEUS") == "1"
 
 
 @pytest.fixture(scope="session")
@@ -64,10 +66,24 @@ def kafka_runs_here() -> None:
     pytest.skip(problem)
 
 
+@pytest.fixture(scope="session")
+def prometheus_runs_here() -> None:
+    """Skip the test where Prometheus or Alertmanager is missing; fail it where PENSTOCK_REQUIRE_PROMETHEUS=1."""
+    problem = missing_for_prometheus()
+    if not problem:
+        return
+    if _PROMETHEUS_REQUIRED:
+        pytest.fail(f"PENSTOCK_REQUIRE_PROMETHEUS=1, but {problem}", pytrace=False)
+    pytest.skip(problem)
+
+
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    """Say in a line what did not run for want of Apache Kafka."""
-    problem = missing_for_kafka()
+    """Say in a line what did not run for want of Apache Kafka, and of Prometheus."""
     reports = terminalreporter.stats.get("skipped", [])
-    count = sum(1 for one in reports if problem is not None and problem in str(one.longrepr))
-    if count:
-        terminalreporter.write_line(f"{count} tests against Apache Kafka did not run: {problem}.")
+    for what, problem in (
+        ("Apache Kafka", missing_for_kafka()),
+        ("Prometheus and Alertmanager", missing_for_prometheus()),
+    ):
+        count = sum(1 for one in reports if problem and problem in str(one.longrepr))
+        if count:
+            terminalreporter.write_line(f"{count} tests against {what} did not run: {problem}.")

@@ -42,7 +42,7 @@ def run_batching(bed: Bed, rate: float, seconds: float, rounds: int, workers: in
             answered.append(found[-1].count / (time.perf_counter() - began))
             say(f"round {number + 1}: mean {found[-1].mean:.1f} ms, p99 {found[-1].p99:.1f} ms, {answered[-1]:,.0f}/s")
         used = bed.usage().since(before)
-        errors = dict(asker.errors)
+        errors, inside = dict(asker.errors), Latency.of(asker.inside)
     bed.stop_workers()
     mean, p99 = Spread(tuple(one.mean for one in found)), Spread(tuple(one.p99 for one in found))
     kept_up = Spread(tuple(one / rate for one in answered))
@@ -62,6 +62,7 @@ def run_batching(bed: Bed, rate: float, seconds: float, rounds: int, workers: in
         "mean_ms": mean.to_json(2),
         "p99_ms": p99.to_json(2),
         "share_answered": kept_up.to_json(3),
+        "inside_worker": inside.to_json(),
         "profile": used.to_json(),
         "notes": [
             f"The model waits ({WORKER}) instead of computing, as for a device of its own: on few cores one that "

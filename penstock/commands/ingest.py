@@ -15,16 +15,19 @@ def register(app: typer.Typer) -> None:
 def ingest(
     as_json: Annotated[bool, typer.Option("--json", help="One line of JSON at the start: who and where.")] = False,
 ) -> None:
-    """Fill ClickHouse from Kafka, look at running experiments when it is due, and answer read-only SQL over HTTP."""
+    """Fill ClickHouse from Kafka, look at experiments when it is due, raise alerts, and answer SQL over HTTP."""
     import logging
     import os
     import signal
     import socket
     import threading
 
+    from analytics.alert_rules import AlertRuleError, read_rules
     from analytics.migrate import migrate
     from analytics.readonly import ReadOnlySql
     from analytics.warehouse import Warehouse, WarehouseError, WarehouseUnavailableError
+    from penstock import alert_desk
+    from penstock.alert_watch import watch as watch_alerts
     from penstock.console import fail, print_json, settings
     from penstock.experiment_reading import serve
     from penstock.experiment_watch import ExperimentWatch, control_topic, plans_on
@@ -36,6 +39,10 @@ def ingest(
     from stream_workers.ops import Health, IngestMetrics, OpsServerError, configure_logging, new_registry
 
     chosen = settings()
+    try:
+        rules = read_rules(chosen.alerts.rules)
+    except AlertRuleError as error:
+        fail(f"alerts.rules: {error}")
     configure_logging(chosen.log.format == "json", chosen.log.level, "ingest")
     log = logging.getLogger(__name__)
     stop = threading.Event()
@@ -67,7 +74,10 @@ def ingest(
         watch = ExperimentWatch(for_looks, plans_on(control_topic(chosen)), chosen.experiments.watch_seconds)
         app = create_app(readonly, health, registry, watch.looks)
         serve(app, watch.reading)
-        with watch, AppServer(app, chosen.http.host, chosen.http.warehouse_port) as server:
+        metrics = IngestMetrics(registry)
+        alerts = watch_alerts(chosen, rules, warehouse.another, registry, health)
+        alert_desk.serve(app, alerts.engine)
+        with watch, alerts, AppServer(app, chosen.http.host, chosen.http.warehouse_port) as server:
             log.info("SQL, metrics and health at %s", server.url)
             if as_json:
                 about = {"pid": os.getpid(), "url": server.url, "warehouse": config.place, "database": config.database}
@@ -80,11 +90,11 @@ def ingest(
                 WarehouseSink(warehouse),
                 limits=BlockLimits(rows=chosen.ingest.block_rows, seconds=chosen.ingest.block_seconds),
                 name=name,
-                metrics=IngestMetrics(registry),
+                metrics=metrics,
                 health=health,
             )
             worker.run(stop)
-    except OpsServerError as error:
+    except (OpsServerError, WarehouseError) as error:
         fail(str(error))
     finally:
         readonly.close()

@@ -19,6 +19,7 @@ from penstock.settings import Settings, SettingsError, load
 from schemas.topics import topic_specs
 from stream_workers.monitor_metrics import MonitorMetrics
 from stream_workers.ops import Health, IngestMetrics, OpsServer, WorkerMetrics, new_registry
+from stream_workers.ops_alerts import AlertMetrics
 
 ROOT = Path(__file__).parents[3]
 COMPOSE: dict[str, Any] = yaml.safe_load((ROOT / "docker-compose.yml").read_text("utf-8"))
@@ -129,6 +130,7 @@ def test_prometheus_scrapes_the_services_there_are_on_the_port_they_have() -> No
         SERVICES
     )
     assert {one["port"] for one in found} == {settings_of(SERVICES["worker"]).http.worker_port}
+    assert {one["port"] for one in found} == {settings_of(SERVICES["monitor"]).http.monitor_port}
     assert [(ROOT / "deploy/prometheus" / name).is_file() for name in config["rule_files"]] == [True]
 
 
@@ -136,6 +138,7 @@ def test_alerts_ask_for_metrics_there_are() -> None:
     registry = new_registry()
     WorkerMetrics(registry, "w")
     IngestMetrics(registry)
+    AlertMetrics(registry)
     MonitorMetrics(registry)
     there = {family.name + ("_total" if family.type == "counter" else "") for family in registry.collect()}
     rules = (ROOT / "deploy/prometheus/rules.yml").read_text("utf-8")

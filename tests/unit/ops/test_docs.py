@@ -22,6 +22,7 @@ from schemas.records import RECORDS
 from schemas.topics import Topics, topic_specs
 from stream_workers.monitor_metrics import MonitorMetrics
 from stream_workers.ops import IngestMetrics, WorkerMetrics, new_registry
+from stream_workers.ops_alerts import AlertMetrics
 
 PAGES = sorted(path.name for path in docs.folder().glob("*.md"))
 
@@ -59,6 +60,7 @@ def test_the_page_names_exactly_the_metrics_there_are() -> None:
     WorkerMetrics(registry, "w")
     IngestMetrics(registry)
     MonitorMetrics(registry)
+    AlertMetrics(registry)
     StackOps("127.0.0.1", 0, ["broker"], registry).stop()
     there = {
         family.name + ("_total" if family.type == "counter" else "")

@@ -21,9 +21,16 @@ ENCODER = ReplyEncoder(CODEC)
 texts = st.text(st.characters(exclude_categories=["Cs"]), max_size=8)
 longs = st.integers(-(2**63), 2**63 - 1)
 ids = st.lists(texts | st.just("ü" * 200), max_size=5)
-about = st.fixed_dictionaries(
-    {"model": texts, "version": texts, "variant": texts, "received_at": longs, "replied_at": longs}
-)
+about = st.fixed_dictionaries({"model": texts, "version": texts, "variant": texts, "replied_at": longs})
+# Times of one poll are equal, those of a batch of several polls near each other, a wrong clock's anywhere.
+near = st.integers(2**40, 2**40 + 1000)
+
+
+def times_of(count: int) -> st.SearchStrategy[list[int]]:
+    """When each of `count` requests was received."""
+    return st.one_of(
+        longs.map(lambda at: [at] * count), *(st.lists(one, min_size=count, max_size=count) for one in (near, longs))
+    )
 
 
 @st.composite
@@ -48,18 +55,24 @@ def test_ok_replies_equal_those_of_the_plain_codec(
     data: st.DataObject, names: list[str], rows: int, fields: dict[str, Any]
 ) -> None:
     outputs = data.draw(outputs_of(len(names) * rows))
+    times = data.draw(times_of(len(names)))
     plain = [
         CODEC.encode(
             ScoreReply(
                 name,
                 Code.OK,
+                received_at=times[i],
                 **fields,
                 outputs=tuple(to_tensor(key, array[i * rows : (i + 1) * rows]) for key, array in outputs.items()),
             )
         )
         for i, name in enumerate(names)
     ]
-    assert [*ENCODER.encode_ok([name.encode() for name in names], rows, outputs, **fields)] == plain
+    assert [
+        *ENCODER.encode_ok(
+            [name.encode() for name in names], rows, outputs, received_at=np.array(times, np.int64), **fields
+        )
+    ] == plain
 
 
 @settings(max_examples=150, deadline=None)
@@ -67,11 +80,17 @@ def test_ok_replies_equal_those_of_the_plain_codec(
 def test_error_replies_equal_those_of_the_plain_codec(
     data: st.DataObject, names: list[str], code: Code, fields: dict[str, Any]
 ) -> None:
+    times = data.draw(times_of(len(names)))
     messages = data.draw(st.lists(texts, min_size=len(names), max_size=len(names)))
     plain = [
-        CODEC.encode(ScoreReply(name, code, message, **fields)) for name, message in zip(names, messages, strict=True)
+        CODEC.encode(ScoreReply(name, code, message, received_at=at, **fields))
+        for name, message, at in zip(names, messages, times, strict=True)
     ]
-    assert [*ENCODER.encode_error([name.encode() for name in names], code, messages, **fields)] == plain
+    assert [
+        *ENCODER.encode_error(
+            [name.encode() for name in names], code, messages, received_at=np.array(times, np.int64), **fields
+        )
+    ] == plain
 
 
 @pytest.mark.parametrize(

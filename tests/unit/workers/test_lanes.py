@@ -145,6 +145,52 @@ def test_halves_are_both_smaller_and_together_the_whole(count: int, rows_each: i
     assert [*part.halve()[0].where, *part.halve()[1].where] == list(range(count))
 
 
+@settings(max_examples=200, deadline=None)
+@given(sizes=st.lists(st.tuples(st.integers(1, 4), st.integers(0, 2)), min_size=1, max_size=8))
+def test_pieces_are_joined_where_one_can_stand_for_them_and_nothing_of_them_is_lost(
+    sizes: list[tuple[int, int]],
+) -> None:
+    pieces, number = [], 0
+    for count, kind in sizes:
+        own = range(number, number + count)
+        apart: list[dict[str, Any]] = [
+            {},
+            {"reply_topic": "other"},
+            {"inputs": {"x": np.array(own, np.float32)}, "headers": [[("n", bytes([n]))] for n in own]},
+        ]
+        pieces.append(requests(own, taken=np.full(count, float(number)), **apart[kind]))
+        number += count
+    joined = pieces[0].joined(pieces[1:])
+    kinds = [kind for _, kind in sizes]
+    assert len(joined) == 1 + sum(a != b for a, b in pairwise(kinds))
+    for name in ("offsets", "taken", "ids", "users", "keys", "sent_at", "received_at", "reply_partitions", "deadlines"):
+        kept = [value for piece in joined for value in getattr(piece, name)]
+        assert kept == [value for piece in pieces for value in getattr(piece, name)], name
+    for one in joined:
+        assert one.received == min(one.taken)
+        assert one.inputs["x"].tolist() == one.offsets.tolist()
+        assert one.headers is None or one.headers == [[("n", bytes([n]))] for n in one.offsets.tolist()]
+
+
+def test_the_next_run_begins_while_the_last_one_is_published(model: LoadedModel) -> None:
+    class Slow(Record):
+        def scored(self, model: LoadedModel, pieces: Any, outputs: Any, run: Run) -> None:
+            super().scored(model, pieces, outputs, run)
+            # Whoever publishes first waits until the other run is published too; alone it raises.
+            meeting.wait(20)
+
+    meeting, sink, device = threading.Barrier(2), Slow(2), Device()
+    for n in range(2):
+        device.submit(
+            LaneKey("m", "1"), model, requests([n], inputs={"x": np.array([n])}), sink, lambda: BatchLimits(max_rows=1)
+        )
+    device.start(1)
+    assert sink.done.wait(20)
+    device.stop()
+    assert device.failure is None
+    assert sink.values == {0: 10.0, 1: 20.0}
+
+
 @given(
     count=st.integers(1, 9),
     rows_each=st.integers(1, 3),
@@ -180,14 +226,14 @@ class Record:
     def __init__(self, expected: int, late: Callable[[Any], Any] = lambda piece: piece) -> None:
         self.values: dict[int, float] = {}
         self.errors: dict[int, tuple[Code, str]] = {}
-        self.batches: list[int] = []
+        self.runs: list[tuple[float, list[int]]] = []
         self.expired = late
         self._left = expected
         self.done = threading.Event()
 
     def scored(self, model: LoadedModel, pieces: Sequence[Any], outputs: Sequence[dict[str, Array]], run: Run) -> None:
-        del model, run
-        self.batches.append(sum(piece.rows for piece in pieces))
+        del model
+        self.runs.append((run.dispatched, [unit for piece in pieces for unit in piece.offsets.tolist()]))
         for piece, own in zip(pieces, outputs, strict=True):
             self.values |= dict(zip(piece.offsets.tolist(), own["y"].tolist(), strict=True))
             self._count(piece.count)
@@ -253,8 +299,10 @@ def test_a_backlog_leaves_in_full_batches_oldest_first(model: LoadedModel) -> No
         assert sink.done.wait(20)
     finally:
         device.stop()
-    assert sink.batches == [32, 32, 32, 4]
-    assert all(a < b for a, b in pairwise(sink.values))
+    # By when each began: the results of two runs may cross on their way.
+    batches = [units for _, units in sorted(sink.runs)]
+    assert [len(units) for units in batches] == [32, 32, 32, 4]
+    assert [unit for units in batches for unit in units] == [*range(100)]
 
 
 def test_a_bug_in_a_sink_stops_the_device_and_is_kept_for_the_worker(

@@ -34,8 +34,8 @@ def requests(numbers: Sequence[int], rows_each: int = 1, **fields: Any) -> Reque
         "sent_at": np.full(count, 1_000_000, np.int64),
         "deadlines": np.zeros(count, np.int64),
         "reply_partitions": np.full(count, -1, np.int64),
-        "received_at": 1_000_500,
-        "received": 0.0,
+        "received_at": np.full(count, 1_000_500, np.int64),
+        "taken": np.zeros(count),
         "rows_each": rows_each,
         "inputs": {"x": np.repeat(np.array(numbers, np.int64), rows_each)},
     }
