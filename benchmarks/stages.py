@@ -22,6 +22,7 @@ from confluent_kafka import Consumer, Message, Producer, TopicPartition
 from prometheus_client import CollectorRegistry
 
 from models.loading import LoadedModel
+from models.profile_bins import FeatureBins
 from models.registry import ModelStore
 from penstock.bench.workload import RequestMaker, make_workload
 from penstock.brokers import ApacheKafka, EmbeddedBroker, kafka_jars
@@ -38,12 +39,14 @@ from schemas.topics import Topics
 from stream_workers.ledger import Epoch
 from stream_workers.ops import WorkerMetrics
 from stream_workers.prediction_log import encoded, log_record
+from stream_workers.publish import COUNT_PAUSE_US
 from stream_workers.reply_producers import PlainProducer, ReplyProducer, reply_producer
 from stream_workers.work import Requests
 
 ROWS: Final = 4096
 REPEATS: Final = 15
 PARTITIONS: Final = 8
+ZOO: Final = Path(__file__).parent.parent / "models" / "zoo"
 ABOUT: Final = {"model": "mlp", "version": "1", "variant": "", "replied_at": 2}
 
 
@@ -99,6 +102,7 @@ def measure(broker: ApacheKafka | EmbeddedBroker, folder: Path) -> dict[str, dic
     piece = _piece(group, inputs, topics.requests)
     scores = np.zeros(ROWS)
     stages["prediction log"] = {"now": cost(lambda: encoded(codec, _logged(piece, scores, outputs)))}
+    stages["count features"] = {"now": _counted(sum(one["now"] for one in stages.values()))}
     metrics = WorkerMetrics(CollectorRegistry(), "stages")
     waits = np.full(ROWS, 0.001)
     stages["metrics"] = {
@@ -110,6 +114,23 @@ def measure(broker: ApacheKafka | EmbeddedBroker, folder: Path) -> dict[str, dic
         )
     }  # fmt: skip
     return stages
+
+
+def _counted(others: float) -> float:
+    """Of the flights' network, whose profile has 15 features: the small MLP has none.
+
+    One count of a batch of its largest size, over the rows that pass between two of them at `others` µs a row.
+    """
+    manifest = ModelStore(ZOO).manifest("flight-delay", "2")
+    rng, most = np.random.default_rng(1), manifest.batching.max_rows
+    bins = FeatureBins(manifest.profile, manifest.signature)
+    part = {
+        one.name: rng.integers(0, 100, (most, *one.shape[1:])).astype(one.dtype)  # type: ignore[arg-type]
+        for one in manifest.signature.inputs
+    }
+    times = 64
+    once = cost(lambda: [bins.count([part]) for _ in range(times)], rows=times)
+    return once / (COUNT_PAUSE_US / others)
 
 
 _READS: Final = (Message.error, Message.partition, Message.offset, Message.value, len, Message.headers)
@@ -206,7 +227,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 0
     for stage, one in [*stages.items(), ("all", total)]:
         plain = f"{one['plain']:8.2f}" if "plain" in one else " " * 8
-        sys.stdout.write(f"{stage:<28}{one['now']:8.2f}{plain}\n")
+        sys.stdout.write(f"{stage:<28}{one['now']:8.3f}{plain}\n")
     return 0
 
 

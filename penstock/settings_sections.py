@@ -383,7 +383,7 @@ class StackSettings(_Section):
     workers: int = Field(default=1, ge=0, le=256)
     """Scoring workers."""
     monitor: bool = True
-    """Whether the live monitor runs too."""
+    """Whether the live monitor runs beside the workers."""
     broker: str = "embedded"
     """"embedded", "kafka" (a local Apache Kafka, needs java and mvn), or the host:port of one that runs already."""
     broker_port: int = Field(default=9092, ge=0, le=65535)

@@ -72,6 +72,8 @@ class LocalStack:
         self.state = Path(settings.stack.state)
         self.workers = settings.stack.workers if workers is None else workers
         self.ingest = ingest
+        # Without workers there is nothing to watch.
+        self.monitor = settings.stack.monitor and self.workers > 0
         self.addresses: dict[str, str] = {}
         self._prepare = prepare
         self._say = say
@@ -125,7 +127,7 @@ class LocalStack:
 
     def _start_ops(self) -> None:
         own = ["broker"] if self.broker in (EMBEDDED, KAFKA) else []
-        monitor = ["monitor"] if self.settings.stack.monitor else []
+        monitor = ["monitor"] if self.monitor else []
         names = [*own, *(["ingest"] if self.ingest else []), *monitor, *self._worker_names()]
         http = self.settings.http
         self._ops = StackOps(http.host, http.stack_port, names)
@@ -186,7 +188,7 @@ class LocalStack:
     def _start_monitor_and_workers(self) -> None:
         """Side by side: each joins a group, which takes a while."""
         services = []
-        if self.settings.stack.monitor:
+        if self.monitor:
             http = self.settings.http
             self._say("starting the live monitor")
             services.append(self._command("monitor", http.monitor_port or free_port(), "monitor"))

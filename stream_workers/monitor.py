@@ -19,7 +19,7 @@ import asyncio
 import logging
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, MutableMapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final, Protocol
 
@@ -110,6 +110,7 @@ class Monitor:
         self._watches: dict[int, Watch] = {}
         self._doubtful: set[str] = set()
         self._failure: BaseException | None = None
+        self._one_step = asyncio.Lock()
         health.set("kafka", False, "the monitor has not joined its group yet")
 
     def run(self, stop: threading.Event) -> None:
@@ -122,7 +123,6 @@ class Monitor:
 
     async def _main(self, stop: threading.Event) -> None:
         # Here, since Faust's app belongs to the loop that runs when it is made.
-        self._one_step = asyncio.Lock()
         self._app = app = make_app(self._config.faust)
         self._table = app.Table(
             TABLE, partitions=self._config.faust.partitions, key_type=bytes, value_type=bytes, default=None
@@ -139,7 +139,7 @@ class Monitor:
             async for events in stream.noack_take(BATCH, within=WITHIN_SECONDS):
                 try:
                     if self._failure is None:
-                        await self._step(stream, events)
+                        await self.step(stream, events)
                 except asyncio.CancelledError:
                     raise
                 except BaseException as error:  # noqa: BLE001 - `run` raises it; Faust would begin anew over it
@@ -189,9 +189,15 @@ class Monitor:
 
     async def _assigned(self, *_: Any, **__: Any) -> None:
         """The table holds what the changelog says of the partitions that are ours now: watch on from there."""
-        topic, wall = self._config.topics.summaries, self._wall()
+        topic = self._config.topics.summaries
         assigned = sorted(tp.partition for tp in self._app.assignor.assigned_actives() if tp.topic == topic)
-        stored = self._table.data
+        self.restore(assigned, self._table.data)
+        log.info("watching partitions %s of %s", assigned, topic)
+        self._health.set("kafka", True)
+
+    def restore(self, assigned: Sequence[int], stored: MutableMapping[bytes, bytes]) -> None:
+        """Watch on where the monitor before left off; drops from `stored` what belongs to other partitions."""
+        wall = self._wall()
         kept: dict[int, dict[str, str]] = {partition: {} for partition in assigned}
         for key in list(stored):
             text = key.decode()
@@ -207,12 +213,11 @@ class Monitor:
         }
         # What a monitor before has not kept as told may be told all the same.
         self._doubtful = {one.alert_id for watch in self._watches.values() for one in watch.untold()}
-        log.info("watching partitions %s of %s", assigned, topic)
-        self._health.set("kafka", True)
 
     # -- a step: count, keep, act, keep, acknowledge
 
-    async def _step(self, stream: Any, events: Sequence[Any]) -> None:
+    async def step(self, stream: Any, events: Sequence[Any]) -> None:
+        """A batch of events from `noack_take`, from its records to its acknowledgement."""
         began = time.monotonic()
         async with self._one_step:
             records: dict[int, list[tuple[int, BatchSummary, bool]]] = {}

@@ -120,8 +120,8 @@ def _stop(settings: Settings) -> ExperimentStop:
 
 
 def _quieten() -> None:
-    """Faust tells of each of its services, aiokafka of each step of a rebalance."""
+    """Faust tells of each of its services, those of ours among them, aiokafka of each step of a rebalance."""
     import logging
 
-    for name in ("faust", "mode", "aiokafka"):
+    for name in ("faust", "mode", "aiokafka", "stream_workers.monitor_faust"):
         logging.getLogger(name).setLevel(logging.WARNING)

@@ -20,6 +20,7 @@ import numpy as np
 import psutil
 import pytest
 
+from models.profile_bins import SAMPLED
 from models.registry import ModelStore
 from penstock.demo import OUTCOME, Plan, experiment, new_run, overlaps, publish_experiment, replay
 from penstock.demo_evidence import Evidence
@@ -28,6 +29,8 @@ from penstock.flights.data import dataset, flights
 from penstock.flights.evaluation import auc, log_loss
 from penstock.settings import HttpSettings, Settings, StackSettings, load
 from penstock.stack import LocalStack
+from producers.control import ControlTopic
+from stream_workers.monitor_alerts import AlertTopic
 
 pytestmark = [pytest.mark.kafka, pytest.mark.timeout(600)]
 
@@ -41,6 +44,11 @@ def ask(url: str, statement: str) -> list[list[Any]]:
     with urllib.request.urlopen(request, timeout=60) as response:  # noqa: S310
         rows: list[list[Any]] = json.load(response)["rows"]
     return rows
+
+
+def get_text(url: str) -> str:
+    with urllib.request.urlopen(url, timeout=10) as response:  # noqa: S310
+        return str(response.read().decode())
 
 
 @dataclass
@@ -127,6 +135,24 @@ def test_a_second_run_on_the_same_warehouse_counts_its_own_rows_alone(first: dic
     keys = ("variant", "version", "flights", "users", "with_outcome", "late_share")
     for before, after in zip(first["clickhouse"]["variants"], demo.report["clickhouse"]["variants"], strict=True):
         assert [before[key] for key in keys] == [after[key] for key in keys]
+
+
+def test_the_monitor_watches_the_demo_by_score_and_feature_and_stops_nothing(demo: Demo) -> None:
+    counted = ask(
+        demo.url,
+        "SELECT variant, max(length(feature_histograms)), max(arraySum(feature_histograms['carrier'])) "
+        "FROM batch_summaries WHERE length(feature_histograms) > 0 AND variant != '' GROUP BY variant ORDER BY variant",
+    )
+    assert [(variant, features) for variant, features, _ in counted] == [("logistic", 15), ("mlp", 15)]
+    assert all(0 < rows <= SAMPLED for *_, rows in counted)
+    kafka = demo.stack.settings.kafka
+    states = AlertTopic(kafka.client(), demo.stack.settings.codec(), kafka.topics.alerts).states()
+    assert not [alert for alert in states if alert.startswith(("latency_p99/", "error_rate/"))]
+    assigned = ControlTopic(kafka.client(), demo.stack.settings.codec(), kafka.topics.control).entries()
+    assert {json.loads(entry.body)["status"] for (kind, _), entry in assigned.items() if kind == "experiment"} == {
+        "running"
+    }
+    assert get_text(f"{demo.stack.addresses['monitor']}/metrics").count("penstock_monitor_reading{") > 0
 
 
 def test_the_figures_of_sql_are_those_of_numpy(demo: Demo) -> None:

@@ -87,7 +87,7 @@ def stack(tmp_path_factory: pytest.TempPathFactory, said: list[str]) -> Iterator
 def test_every_process_is_ready_and_told_of(stack: LocalStack) -> None:
     told = read_stack(stack.state)
     assert told is not None
-    assert set(told.processes) == {"broker", "ingest", "worker-1", "worker-2"}
+    assert set(told.processes) == {"broker", "ingest", "monitor", "worker-1", "worker-2"}
     assert told.processes == stack.processes
     assert told.warehouse_port == stack.settings.http.warehouse_port
     assert all(ready(url) for name, url in stack.addresses.items() if name != "broker")
@@ -112,7 +112,7 @@ def test_up_itself_tells_which_of_its_processes_are_ready(stack: LocalStack) -> 
     assert until(lambda: ready(url))
     assert get(f"{url}/readyz") == {
         "ok": True,
-        "reasons": {"broker": "ok", "ingest": "ok", "worker-1": "ok", "worker-2": "ok"},
+        "reasons": {"broker": "ok", "ingest": "ok", "monitor": "ok", "worker-1": "ok", "worker-2": "ok"},
     }
     with urllib.request.urlopen(f"{url}/metrics", timeout=5) as answer:  # noqa: S310 - a process of this test
         assert b'penstock_stack_restarts_total{name="worker-2"}' in answer.read()
@@ -130,7 +130,7 @@ def test_a_stack_whose_broker_forgot_everything_says_so_and_serves_again_soon(
         assert time.monotonic() < began + 60, logs(stack)
     seconds = time.monotonic() - began
     line = "broker runs again and is empty: its topics were in memory, what was in them is lost; "
-    assert f"{line}ingest, worker-1, worker-2 start anew" in said
+    assert f"{line}ingest, monitor, worker-1, worker-2 start anew" in said
     assert until(lambda: ready(stack.addresses["up"]))
     assert not set(stack.processes.values()) & set(before.values())
     count = f"{stack.addresses['ingest']}/sql?query={quote('SELECT count() FROM predictions')}"  # noqa: S608 - a constant

@@ -104,10 +104,12 @@ def test_a_code_of_a_newer_release_is_stored_by_its_number(warehouse: Warehouse)
 def test_every_other_record_is_stored_as_it_is(warehouse: Warehouse) -> None:
     at = datetime(2026, 11, 23, 12, 0, tzinfo=UTC)
     summary = BatchSummary(
-        "b", "w", "cpu", "m", "1", "", "", "t", NOON, 2, 5, 3, latency_histogram=(1, 4), errors={"OK": 5}
-    )
+        "b", "w", "cpu", "m", "1", "", "", "t", NOON, 2, 5, 3, latency_histogram=(1, 4), errors={"OK": 5},
+        feature_histograms={"seats": (2, 0, 3), "carrier": ()},
+    )  # fmt: skip
     (row,) = stored(warehouse, "batch_summaries", summary)
     assert (row["rows"], row["latency_histogram"], row["errors"], row["scored_at"]) == (5, [1, 4], {"OK": 5}, at)
+    assert row["feature_histograms"] == {"seats": [2, 0, 3], "carrier": []}
     (row,) = stored(warehouse, "outcomes", Outcome("o", "u", "late", 1.0, NOON, "r1-0"))
     assert (row["outcome_id"], row["value"], row["occurred_at"]) == ("o", 1.0, at)
     letter = DeadLetter("t", 1, 9, None, b"x\xff", "NOT_AVRO", "no", "w", NOON, {"h": b"v", "none": None})

@@ -80,7 +80,7 @@ def test_every_setting_in_a_services_environment_exists_and_is_valid(name: str) 
     settings = settings_of(OURS[name])
     assert settings.kafka.bootstrap_servers == "kafka:19092"
     assert settings.http.host == "0.0.0.0"  # noqa: S104 - inside its container
-    assert settings.http.worker_port == settings.http.warehouse_port == 9400
+    assert settings.http.worker_port == settings.http.warehouse_port == settings.http.monitor_port == 9400
 
 
 def test_a_setting_that_does_not_exist_would_be_noticed() -> None:

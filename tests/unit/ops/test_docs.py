@@ -20,6 +20,7 @@ from penstock.experiments import assignment_of
 from penstock.stack_ops import StackOps
 from schemas.records import RECORDS
 from schemas.topics import Topics, topic_specs
+from stream_workers.monitor_metrics import MonitorMetrics
 from stream_workers.ops import IngestMetrics, ReplicaMetrics, WorkerMetrics, new_registry
 from stream_workers.ops_alerts import AlertMetrics
 
@@ -58,6 +59,7 @@ def test_the_page_names_exactly_the_metrics_there_are() -> None:
     registry = new_registry()
     WorkerMetrics(registry, "w")
     IngestMetrics(registry)
+    MonitorMetrics(registry)
     AlertMetrics(registry)
     ReplicaMetrics(registry)
     StackOps("127.0.0.1", 0, ["broker"], registry).stop()
