@@ -80,14 +80,18 @@ CREATE TABLE IF NOT EXISTS drift_windows
 ENGINE = ReplacingMergeTree(computed_at)
 ORDER BY (model, version, counted, window_start, window_end);
 
--- How far outcomes have been looked through for those that came after their window had been counted.
+-- How far outcomes have been looked through for those that came after their window had been counted: `next` is the
+-- first offset that has not been.
 CREATE TABLE IF NOT EXISTS drift_marks
 (
-    model    LowCardinality(String),
-    log_time SimpleAggregateFunction(max, DateTime64(3, 'UTC'))
+    model         LowCardinality(String),
+    log           LowCardinality(String),
+    log_partition Int32,
+    next          SimpleAggregateFunction(max, Int64),
+    looked_at     SimpleAggregateFunction(max, DateTime64(6, 'UTC'))
 )
 ENGINE = AggregatingMergeTree
-ORDER BY model;
+ORDER BY (model, log, log_partition);
 
 -- The figures as they hold now.
 CREATE OR REPLACE VIEW drift_latest AS SELECT * FROM drift_results FINAL;
