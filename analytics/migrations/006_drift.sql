@@ -85,13 +85,14 @@ ORDER BY (model, version, counted, window_start, window_end);
 CREATE TABLE IF NOT EXISTS drift_marks
 (
     model         LowCardinality(String),
+    version       LowCardinality(String),
     log           LowCardinality(String),
     log_partition Int32,
     next          SimpleAggregateFunction(max, Int64),
     looked_at     SimpleAggregateFunction(max, DateTime64(6, 'UTC'))
 )
 ENGINE = AggregatingMergeTree
-ORDER BY (model, log, log_partition);
+ORDER BY (model, version, log, log_partition);
 
 -- The figures as they hold now.
 CREATE OR REPLACE VIEW drift_latest AS SELECT * FROM drift_results FINAL;

@@ -2,21 +2,33 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 import numpy as np
 from scipy.stats import rankdata
 
+from analytics import performance_metrics as performance
+from analytics.drift_axes import SCORE, CategoryAxis, NumberAxis
+from analytics.performance_metrics import ScoredOutcomes
+from analytics.profiles import category_document, number_document, outward, short
+from analytics.results import UndefinedError
 from penstock.flights.tables import Floats
 
 # As BatchSummary.score_histogram has them.
 SCORE_BINS: Final = 20
 CALIBRATION_BINS: Final = 10
+# What the outcome of a flight is called, and how long it may take to be known: a flight that is very late lands a day
+# after it was due to leave.
+OUTCOME: Final = "arr_delay_15"
+OUTCOME_HOURS: Final = 24
+# Slices with their own reference: what differs between them is no drift. Those with less rows are left to the whole.
+SLICED_BY: Final = ("carrier", "origin")
+SLICE_ROWS: Final = 1000
 _SMALLEST: Final = 1e-7
-_DIGITS: Final = 6
 
 Json = dict[str, Any]
+Columns = Mapping[str, np.ndarray[Any, Any]]
 
 
 def auc(labels: Floats, scores: Floats) -> float:
@@ -37,7 +49,7 @@ def calibration(labels: Floats, scores: Floats) -> list[Json]:
     """For ten equal groups by rising score: rows, mean score and share late."""
     order = np.argsort(scores, kind="stable")
     return [
-        {"rows": len(part), "mean_score": _short(scores[part].mean()), "late_share": _short(labels[part].mean())}
+        {"rows": len(part), "mean_score": short(scores[part].mean()), "late_share": short(labels[part].mean())}
         for part in np.array_split(order, CALIBRATION_BINS)
         if len(part)
     ]
@@ -49,24 +61,28 @@ def quality(labels: Floats, scores: Floats) -> Json:
     gaps = [one["rows"] * abs(one["mean_score"] - one["late_share"]) for one in groups]
     return {
         "rows": len(labels),
-        "late_share": _short(labels.mean()),
-        "mean_score": _short(scores.mean()),
-        "auc": _short(auc(labels, scores)),
-        "log_loss": _short(log_loss(labels, scores)),
-        "calibration_error": _short(sum(gaps) / len(labels)),
+        "late_share": short(labels.mean()),
+        "mean_score": short(scores.mean()),
+        "auc": short(auc(labels, scores)),
+        "log_loss": short(log_loss(labels, scores)),
+        "calibration_error": short(sum(gaps) / len(labels)),
     }
 
 
-def profile(columns: Mapping[str, np.ndarray[Any, Any]], labels: Floats, scores: Floats) -> Json:
-    """What the training data looked like, as JSON: what drift compares live data with.
+def profile(
+    columns: Columns, labels: Floats, scores: Floats, vocabulary: Mapping[str, Sequence[str]] | None = None
+) -> Json:
+    """What the training data looked like, as the JSON of `analytics.profiles`: what drift compares live data with.
 
-    Numeric feature: inner bin edges at the reference's deciles, bin i being edges[i-1] < x <= edges[i] and the outer
-    two open; shares of the rows that have a value; the share of null. Edges that coincide are one, so a bin may hold
-    more than a tenth. An edge lies midway to the next value that occurs, so that rounding to float32 moves no row.
-    Category: share of each value. Score: rows in 20 equal bins over [0, 1].
+    A number's inner edges lie at the reference's deciles. Edges that coincide are one, so a bin may hold more than a
+    tenth. An edge lies midway to the next value that occurs, so that rounding to float32 moves no row. A category's
+    values are those that the model knows (`vocabulary`, by feature; all that occur where it is not there); rows with
+    another one are its unseen share. `score.histogram`: rows in 20 equal bins over [0, 1].
     """
+    words = vocabulary or {}
     features = {
-        name: _categories(values) if values.dtype == object else _numbers(values) for name, values in columns.items()
+        name: _category(name, values, words.get(name)) if values.dtype == object else _number(name, values)
+        for name, values in columns.items()
     }
     bins = np.minimum((scores * SCORE_BINS).astype(np.int64), SCORE_BINS - 1)
     return {
@@ -74,39 +90,86 @@ def profile(columns: Mapping[str, np.ndarray[Any, Any]], labels: Floats, scores:
         "features": features,
         "score": {
             "histogram": np.bincount(bins, minlength=SCORE_BINS).tolist(),
-            "mean": _short(scores.mean()),
-            "deviation": _short(scores.std()),
+            **_number(SCORE, scores),
+            "positive_share": short((scores > 0.5).mean()),
+            "confidence": short(np.maximum(scores, 1 - scores).mean()),
         },
-        "label": {"name": "late", "rate": _short(labels.mean())},
+        "label": {
+            "name": "late",
+            "rate": short(labels.mean()),
+            "outcome": OUTCOME,
+            "delay_hours": OUTCOME_HOURS,
+        },
         "calibration": calibration(labels, scores),
     }
 
 
-def _numbers(values: Floats) -> Json:
+def performance_of(labels: Floats, scores: Floats) -> Json:
+    """The figures that drift of performance is measured against; one that these rows do not have is left out."""
+    some = ScoredOutcomes.of(scores, labels)
+    figures = {
+        "accuracy": performance.accuracy,
+        "f1": performance.f1,
+        "auc": performance.auc,
+        "log_loss": performance.log_loss,
+        "calibration": performance.calibration_error,
+    }
+    found: Json = {"rows": some.rows}
+    for name, figure in figures.items():
+        try:
+            found[name] = short(figure(some).value)
+        except UndefinedError:
+            continue
+    return found
+
+
+def slices(
+    described: Json, columns: Columns, scores: Floats, held: Columns, held_labels: Floats, held_scores: Floats
+) -> Json:
+    """The slices' own counts over the bins of the profile `described`, with what the model was worth on rows held out.
+
+    Numbers and the score alone: what a carrier flies differs from what others fly, and so do its categories.
+    """
+    axes = {
+        name: NumberAxis(name, one["low"], one["high"], tuple(one["edges"]))
+        for name, one in described["features"].items()
+        if one["kind"] == "numeric"
+    }
+    score = described["score"]
+    score_axis = NumberAxis(SCORE, score["low"], score["high"], tuple(score["edges"]))
+    found: Json = {}
+    for by in SLICED_BY:
+        for value in described["features"][by]["shares"]:
+            rows, there = columns[by] == value, held[by] == value
+            if rows.sum() < SLICE_ROWS:
+                continue
+            found.setdefault(by, {})[value] = {
+                "rows": int(rows.sum()),
+                "features": {name: _counts(axis, columns[name][rows]) for name, axis in axes.items()},
+                "score": _counts(score_axis, scores[rows]),
+                "performance": performance_of(held_labels[there], held_scores[there]) if there.any() else None,
+            }
+    return found
+
+
+def _counts(axis: NumberAxis, values: Floats) -> list[int]:
+    return [int(one) for one in axis.count(values)]
+
+
+def _number(name: str, values: Floats) -> Json:
     known = values[~np.isnan(values)]
+    if not len(known):
+        return number_document(NumberAxis(name, np.nan, np.nan, ()), [0, 0, 0, len(values)], np.nan, np.nan)
     values_seen = np.unique(known)
     deciles = np.unique(np.quantile(known, np.arange(1, 10) / 10, method="inverted_cdf"))
     below = np.searchsorted(values_seen, deciles)
     # A bin above the largest value would be empty in the reference for ever.
     below = below[below < len(values_seen) - 1]
-    edges = np.round((values_seen[below] + values_seen[below + 1]) / 2, _DIGITS)
-    counts = np.bincount(np.searchsorted(edges, known, "left"), minlength=len(edges) + 1)
-    return {
-        "kind": "numeric",
-        "edges": edges.tolist(),
-        "shares": [_short(count / len(known)) for count in counts],
-        "null_share": _short(1 - len(known) / len(values)),
-        "mean": _short(known.mean()),
-        "deviation": _short(known.std()),
-    }
+    edges = np.unique([short(one) for one in (values_seen[below] + values_seen[below + 1]) / 2])
+    axis = NumberAxis(name, *outward(values_seen[0], values_seen[-1]), tuple(edges.tolist()))
+    return number_document(axis, axis.count(values).tolist(), float(known.mean()), float(known.std()))
 
 
-def _categories(values: np.ndarray[Any, Any]) -> Json:
-    names, counts = np.unique(values.astype(str), return_counts=True)
-    order = np.argsort(-counts, kind="stable")
-    shares = {str(names[at]): _short(counts[at] / len(values)) for at in order}
-    return {"kind": "categorical", "shares": shares, "null_share": 0.0}
-
-
-def _short(value: float) -> float:
-    return round(float(value), _DIGITS)
+def _category(name: str, values: np.ndarray[Any, Any], words: Sequence[str] | None) -> Json:
+    axis = CategoryAxis(name, tuple(words) if words is not None else tuple(np.unique(values.astype(str)).tolist()))
+    return category_document(axis, axis.count(values).tolist())
