@@ -4,7 +4,8 @@ Two figures may give alarm: the stability index (PSI) of any feature and of the 
 Kolmogorov-Smirnov distance (KS), which sees a moderate shift of the middle sooner. Each must exceed a size that matters
 (`Limits`) and what it would reach without drift, and the second at a level that is shared by all figures looked at at
 once: with `error` for a window and k of them, at 1 - error / k. So a window with nothing in it keeps quiet whether it
-has 5 features or 500, 100 rows or a million. The other figures inform.
+has 5 features or 500, 100 rows or a million. That is chance among independent rows; rows of a day are not, so where the
+reference knows its own days a window must also be further from it than its worst day was. The other figures inform.
 """
 
 from __future__ import annotations
@@ -34,8 +35,9 @@ _SHARE_GROWN: Final = 0.05
 @dataclass(frozen=True, slots=True)
 class Limits:
     """What a figure must exceed: `psi` (and `psi_watch`), `ks`, `fall` (of performance, relative); `rows`: a window
-    with fewer is not judged; `error`: the chance that a window without drift gives alarm, by data and prediction, and
-    `performance_error` by performance.
+    with fewer is not judged; `beyond_worst`: how many times as far off as the worst day of the reference a day must be;
+    `error`: the chance that a window without drift gives alarm by data and prediction, `performance_error` the same by
+    performance.
     """
 
     psi: float = 0.2
@@ -43,6 +45,7 @@ class Limits:
     ks: float = 0.15
     fall: float = 0.05
     rows: int = 50
+    beyond_worst: float = 1.5
     error: float = 0.002
     performance_error: float = 0.01
 
@@ -90,7 +93,13 @@ def references_of(profile: Profile, by: str, value: str) -> list[Reference]:
     if own is None:
         return [] if by in profile.sliced_by else everything
     return [
-        Reference(one.axis, own.counts[one.axis.name], one.mean, one.deviation)
+        Reference(
+            one.axis,
+            own.counts[one.axis.name],
+            one.mean,
+            one.deviation,
+            *own.worst.get(one.axis.name, (math.nan, math.nan)),
+        )
         for one in everything
         if one.axis.name in own.counts
     ]
@@ -161,13 +170,14 @@ def _stability(kind: str, reference: Reference, current: Counts, together: int, 
     value = metrics.population_stability(before, current)
     bins = metrics.used_bins(before, current)
     quiet = metrics.population_stability_quiet(n, m, bins)
-    threshold = max(limits.psi, metrics.population_stability_quiet(n, m, bins, 1 - limits.error / together))
+    chance = metrics.population_stability_quiet(n, m, bins, 1 - limits.error / together)
+    threshold = max(limits.psi, chance, _worst_day(reference.worst_psi, limits))
     verdict, message = OK, ""
     if n < limits.rows:
         verdict, message = TOO_FEW, _few(n, limits)
     elif value > threshold:
         verdict = DRIFT
-    elif value > max(limits.psi_watch, quiet):
+    elif value > max(limits.psi_watch, quiet, _worst_day(reference.worst_psi, limits) / limits.beyond_worst):
         verdict = WATCH
     if verdict in (DRIFT, WATCH):
         message = f"PSI {value:.3f}, without drift below {quiet:.3f}: {_most(reference, current)}"
@@ -183,7 +193,8 @@ def _smirnov(kind: str, reference: Reference, current: Counts, together: int, li
         return _nothing(kind, name, "ks", n, m)
     value = metrics.kolmogorov_smirnov(before, now)
     quiet = metrics.kolmogorov_smirnov_quiet(n, m)
-    threshold = max(limits.ks, metrics.kolmogorov_smirnov_quiet(n, m, 1 - limits.error / together))
+    chance = metrics.kolmogorov_smirnov_quiet(n, m, 1 - limits.error / together)
+    threshold = max(limits.ks, chance, _worst_day(reference.worst_ks, limits))
     verdict, message = OK, ""
     if n < limits.rows:
         verdict, message = TOO_FEW, _few(n, limits)
@@ -238,6 +249,10 @@ def _share(kind: str, name: str, metric: str, before: float, now: float, m: floa
     elif share > max(quiet, reference + _SHARE_GROWN):
         verdict, message = WATCH, f"{share:.1%} of the rows, {reference:.1%} in the reference"
     return Figure(kind, name, metric, share, int(n), reference, int(m), quiet, verdict=verdict, message=message)
+
+
+def _worst_day(worst: float, limits: Limits) -> float:
+    return 0.0 if math.isnan(worst) else worst * limits.beyond_worst
 
 
 def _nothing(kind: str, name: str, metric: str, n: float, m: float) -> Figure:

@@ -2,7 +2,8 @@
 
 1. A day (UTC) that is over is counted once: all features, the score, slices, and what the scores let expect. It is
    counted again only where rows of it have come since.
-2. The hour before this one and this one are counted each round: what goes wrong today is seen today.
+2. At each full hour the 24 hours before it are counted: what goes wrong today is seen within the hour. A whole day, as
+   an hour of the night differs from one of the day without any drift.
 3. A day's outcomes are counted when the label's delay has passed since its end, so that late outcomes, which are not
    like the early ones, are in. Outcomes that come later still make it be counted again; they are looked for once an
    hour.
@@ -23,7 +24,7 @@ from typing import Any, Final
 from analytics import drift_figures, performance_figures, profiles
 from analytics.drift_figures import DRIFT, WATCH, Figure, Limits
 from analytics.drift_sql import VARIANT
-from analytics.drift_store import LENGTH, WHOLE, DriftStore, Slice, Spoken, Window
+from analytics.drift_store import DAY, WHOLE, DriftStore, Slice, Spoken, Window
 from analytics.profiles import Profile, ProfileError
 from analytics.results import StatisticError
 from analytics.warehouse import Warehouse, WarehouseError, WarehouseUnavailableError
@@ -123,21 +124,17 @@ class DriftJob:
             now = self._clock()
             known = {(one.model, one.version): one for one in self._watched()}
             days = self._store.days()
-            hour = _floor(now, "hour")
-            hours = self._store.hours(hour - LENGTH["hour"], hour + LENGTH["hour"])
             found = []
             for model, version in sorted(days):
                 if only in ("", model):
                     one = known.get((model, version), Watched(model, version, {}, {}))
-                    recent = hours.get((model, version), {})
-                    found.append(self._one(one, days[model, version], recent, again, now))
+                    found.append(self._one(one, days[model, version], again, now))
             return found
 
     def _one(
         self,
         one: Watched,
         days: Mapping[datetime, int],
-        hours: Mapping[datetime, int],
         again: tuple[datetime, datetime] | None,
         now: datetime,
     ) -> Outcome:
@@ -146,7 +143,7 @@ class DriftJob:
             profile = reference(self._store, one, now)
             round_ = _Round(self._store, profile, self._limits, now)
             round_.count_days(days, again)
-            round_.count_hours(hours)
+            round_.count_last_day(days)
             round_.count_outcomes(days, again)
         except WarehouseUnavailableError:
             raise
@@ -200,7 +197,7 @@ class _Round:
     def count_days(self, days: Mapping[datetime, int], again: tuple[datetime, datetime] | None) -> None:
         """Count the features and scores of days that are over and not counted."""
         before = self._store.counted(self._profile.model, self._profile.version, "rows")
-        over = {day: rows for day, rows in days.items() if day + LENGTH["day"] + SETTLE <= self._now}
+        over = {day: rows for day, rows in days.items() if day + DAY + SETTLE <= self._now}
         due = {day: rows for day, rows in over.items() if before.get(day) != rows or _within(day, again)}
         for some in _together(sorted(due)):
             self._windows("day", some)
@@ -209,11 +206,16 @@ class _Round:
             self._sizes["rows"] += sum(noted.values())
             self._sizes["days"] += len(noted)
 
-    def count_hours(self, hours: Mapping[datetime, int]) -> None:
-        """Count the hours given; they are not noted, as they go on."""
-        for some in _together(sorted(hours), "hour"):
-            self._windows("hour", some)
-            self._sizes["hours"] += len(some)
+    def count_last_day(self, days: Mapping[datetime, int]) -> None:
+        """Count the 24 hours before the last full hour, once, where there are rows and it is no day by itself."""
+        end = _hour(self._now - SETTLE)
+        begin = end - DAY
+        if end.hour == 0 or not any(begin - DAY < day < end for day in days):
+            return
+        name = (self._profile.model, self._profile.version)
+        if begin not in self._store.counted(*name, "last day"):
+            self._sizes["hours"] += self._windows("all", [begin])
+            self._store.note(*name, "last day", {begin: 0})
 
     def count_outcomes(self, days: Mapping[datetime, int], again: tuple[datetime, datetime] | None) -> None:
         """Count the outcomes of days whose label has had its time."""
@@ -221,7 +223,7 @@ class _Round:
         if label is None:
             return
         before = self._store.counted(*name, "outcomes")
-        ripe = {day for day in days if day + LENGTH["day"] + max(label.delay, SETTLE) <= self._now}
+        ripe = {day for day in days if day + DAY + max(label.delay, SETTLE) <= self._now}
         # The rows there were are noted: with later rows come their outcomes.
         due = {day for day in ripe if before.get(day) != days[day] or _within(day, again)}
         late, ends = self._late(set(before) & ripe)
@@ -235,23 +237,24 @@ class _Round:
         """Days counted about which outcomes have come since, and how far was looked."""
         assert self._profile.label is not None  # noqa: S101 - who calls has asked
         last = self._store.looked_at(self._profile.model, self._profile.version)
-        if last is not None and _floor(last, "hour") == _floor(self._now, "hour"):
+        if last is not None and _hour(last) == _hour(self._now):
             return set(), []
         ends = self._store.ends(self._profile.label.outcome)
         recent = sorted(day for day in counted if day + LATEST_OUTCOME >= self._now)
         if not recent or last is None:
             return set(), ends
-        return self._store.touched(self._profile, recent[0], recent[-1] + LENGTH["day"]) & counted, ends
+        return self._store.touched(self._profile, recent[0], recent[-1] + DAY) & counted, ends
 
-    def _windows(self, window: Window, starts: Sequence[datetime]) -> None:
-        begin, end = starts[0], starts[-1] + LENGTH[window]
+    def _windows(self, window: Window, starts: Sequence[datetime]) -> int:
+        """Count windows of a day each, and write what there is to say; returns how many had rows."""
+        begin, end = starts[0], starts[-1] + DAY
         cuts = self._cuts if window == "day" else ()
         counted = self._store.counts(self._profile, cuts, window, begin, end)
         scored = self._store.scores(self._profile, window, begin, end) if self._profile.score else {}
         spoken: list[Spoken] = []
         for start in starts:
             slices = counted.get(start, {})
-            ends = start + LENGTH[window]
+            ends = start + DAY
             for one, counts in sorted(slices.items()):
                 if one == WHOLE:
                     references = [*self._profile.features, *([self._profile.score] if self._profile.score else ())]
@@ -266,9 +269,10 @@ class _Round:
                 by_name = {reference.axis.name: reference for reference in references}
                 spoken.append(Spoken(start, ends, one, tuple(figures), counts, by_name))
         self._write(spoken)
+        return len(counted)
 
     def _outcomes(self, starts: Sequence[datetime]) -> None:
-        counted = self._store.outcomes(self._profile, self._cuts, starts[0], starts[-1] + LENGTH["day"])
+        counted = self._store.outcomes(self._profile, self._cuts, starts[0], starts[-1] + DAY)
         spoken: list[Spoken] = []
         for start in starts:
             slices = counted.get(start, {})
@@ -283,7 +287,7 @@ class _Round:
                     if some.rows < self._limits.rows:
                         continue
                 figures = performance_figures.concept(some, reference, self._limits, beside)
-                spoken.append(Spoken(start, start + LENGTH["day"], one, tuple(figures), {}, {}))
+                spoken.append(Spoken(start, start + DAY, one, tuple(figures), {}, {}))
         self._write(spoken)
 
     def _write(self, spoken: Sequence[Spoken]) -> None:
@@ -294,20 +298,19 @@ class _Round:
                     self._alarms.append(Alarm(one.start, one.end, one.slice, figure))
 
 
-def _floor(moment: datetime, window: Window) -> datetime:
-    whole = moment.replace(minute=0, second=0, microsecond=0)
-    return whole if window == "hour" else whole.replace(hour=0)
+def _hour(moment: datetime) -> datetime:
+    return moment.replace(minute=0, second=0, microsecond=0)
 
 
 def _within(day: datetime, span: tuple[datetime, datetime] | None) -> bool:
     return span is not None and span[0] <= day < span[1]
 
 
-def _together(starts: Sequence[datetime], window: Window = "day") -> list[list[datetime]]:
-    """Windows that follow one another, so many at a time as one query may count."""
+def _together(starts: Sequence[datetime]) -> list[list[datetime]]:
+    """Days that follow one another, so many at a time as one query may count."""
     groups: list[list[datetime]] = []
     for start in starts:
-        if groups and start - groups[-1][-1] == LENGTH[window] and len(groups[-1]) < _DAYS_AT_ONCE:
+        if groups and start - groups[-1][-1] == DAY and len(groups[-1]) < _DAYS_AT_ONCE:
             groups[-1].append(start)
         else:
             groups.append([start])

@@ -28,19 +28,14 @@ DAYS: Final = """
 SELECT model, version, toStartOfDay(minute) AS window_start, sum(rows) AS rows
 FROM predictions_per_minute WHERE code = 'OK' GROUP BY model, version, window_start
 """
-HOURS: Final = """
-SELECT model, version, toStartOfHour(minute) AS window_start, sum(rows) AS rows
-FROM predictions_per_minute WHERE code = 'OK' AND minute >= {begin:DateTime64(6)} AND minute < {end:DateTime64(6)}
-GROUP BY model, version, window_start
-"""
 _DECILES: Final = ", ".join(f"0.{tenth}" for tenth in range(1, 10))
-_WINDOW: Final = {"day": "toStartOfDay(scored_at)", "hour": "toStartOfHour(scored_at)"}
+_WINDOW: Final = {"day": "toStartOfDay(scored_at)", "all": "toDateTime64({begin:DateTime64(6)}, 6, 'UTC')"}
 _SCORE_BIN: Final = f"toUInt16(least(greatest(ceil(assumeNotNull(score) * {BINS}) - 1, 0), {BINS - 1}))"
 _SCORED: Final = "isNotNull(score) AND isFinite(assumeNotNull(score))"
 
 
 def count(axes: Sequence[Axis], sliced_by: Sequence[str], window: str) -> str:
-    """Counts of each axis, an array [bins] each in the axes' order, by window (`day` or `hour`) and slices.
+    """Counts of each axis, an array [bins] each in the axes' order, by window (`day`, or `all`: one) and slices.
 
     Columns: the window's start, a value for each of `sliced_by` (a category, or `VARIANT`), then the arrays. Places:
     those of `ROWS`.

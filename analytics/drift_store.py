@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from typing import Any, Final, Literal
 
 import numpy as np
@@ -22,11 +22,11 @@ from analytics.performance_metrics import BINS, ScoredOutcomes
 from analytics.profiles import Profile, Reference
 from analytics.warehouse import Warehouse
 
-Counted = Literal["rows", "outcomes"]
-Window = Literal["day", "hour"]
+Counted = Literal["rows", "outcomes", "last day"]
+Window = Literal["day", "all"]
 Slice = tuple[str, str]
 WHOLE: Final[Slice] = ("", "")
-LENGTH: Final[Mapping[Window, timedelta]] = {"day": timedelta(days=1), "hour": timedelta(hours=1)}
+DAY: Final = timedelta(days=1)
 _TIMES: Final = pa.timestamp("us", "UTC")
 
 
@@ -84,14 +84,13 @@ class DriftStore:
 
     def days(self) -> dict[tuple[str, str], dict[datetime, int]]:
         """Scored rows by day, of every model and version that has any."""
-        return self._windows(sql.DAYS, {})
-
-    def hours(self, begin: datetime, end: datetime) -> dict[tuple[str, str], dict[datetime, int]]:
-        """Scored rows by hour between two times, of every model and version that has any."""
-        return self._windows(sql.HOURS, {"begin": begin, "end": end})
+        found: dict[tuple[str, str], dict[datetime, int]] = {}
+        for model, version, start, rows in self._warehouse.query(sql.DAYS).rows:
+            found.setdefault((model, version), {})[start] = int(rows)
+        return found
 
     def counted(self, model: str, version: str, counted: Counted) -> dict[datetime, int]:
-        """Days that have been counted, each with the rows (or outcomes) there were."""
+        """Windows that have been counted, each with the rows there were."""
         rows = self._warehouse.query(
             "SELECT window_start, rows FROM drift_windows FINAL WHERE model = {model:String} "
             "AND version = {version:String} AND counted = {counted:String}",
@@ -100,7 +99,7 @@ class DriftStore:
         return dict(rows)
 
     def note(self, model: str, version: str, counted: Counted, days: Mapping[datetime, int]) -> None:
-        """Note days as counted."""
+        """Note windows of a day as counted."""
         if not days:
             return
         starts = list(days)
@@ -112,7 +111,7 @@ class DriftStore:
                     "version": [version] * len(days),
                     "counted": [counted] * len(days),
                     "window_start": pa.array(starts, _TIMES),
-                    "window_end": pa.array([one + LENGTH["day"] for one in starts], _TIMES),
+                    "window_end": pa.array([one + DAY for one in starts], _TIMES),
                     "rows": pa.array(list(days.values()), pa.uint64()),
                 }
             ),
@@ -152,7 +151,7 @@ class DriftStore:
     ) -> dict[datetime, dict[Slice, ScoredOutcomes]]:
         """Scored rows with their outcome of each day, of all rows and of each slice. The profile must have a label."""
         assert profile.label is not None  # noqa: S101 - who calls has asked
-        places = {"outcome": profile.label.outcome, "logged": begin - LENGTH["day"]}
+        places = {"outcome": profile.label.outcome, "logged": begin - DAY}
         answer = self._warehouse.query(sql.outcomes(sliced_by), {**_places(profile, begin, end), **places})
         sums: dict[datetime, dict[Slice, list[Any]]] = {}
         for start, *rest in answer.rows:
@@ -213,12 +212,6 @@ class DriftStore:
         bins = _bins(profile, some, now)
         if bins.num_rows:
             self._warehouse.insert("drift_bins", bins)
-
-    def _windows(self, statement: str, places: Mapping[str, Any]) -> dict[tuple[str, str], dict[datetime, int]]:
-        found: dict[tuple[str, str], dict[datetime, int]] = {}
-        for model, version, start, rows in self._warehouse.query(statement, places).rows:
-            found.setdefault((model, version), {})[start.astimezone(UTC)] = int(rows)
-        return found
 
 
 def _places(profile: Profile, begin: datetime, end: datetime) -> dict[str, Any]:

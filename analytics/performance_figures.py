@@ -2,7 +2,9 @@
 
 A fall of `Limits.fall` (5%) or more of accuracy, F1 or the area under the curve, or a rise as large of log loss, gives
 alarm if it also exceeds what so few outcomes may show without one: at a level shared by the figures, as for data. The
-calibration error is a share, and its rise counts as it is. An estimate is looked into and gives no alarm.
+calibration error is a share, and its rise counts as it is. Where the reference knows its single days, a day is held
+against their mean and spread, as a day is worth less by itself than as a part of many: what tells days apart tells
+nothing within one. An estimate is looked into and gives no alarm.
 """
 
 from __future__ import annotations
@@ -49,7 +51,7 @@ def concept(some: ScoredOutcomes, reference: Performance | None, limits: Limits,
             found.append(Figure(CONCEPT, "", name, math.nan, some.rows, verdict=TOO_FEW, message=str(error)))
             continue
         spread = _spread(some, name, estimate, reference, quantile)
-        found.append(_judge(CONCEPT, name, name, estimate, reference, spread, limits))
+        found.append(_judge(CONCEPT, name, name, estimate, reference, spread, limits, quantile))
     return found
 
 
@@ -65,7 +67,8 @@ def estimates(counts: Floats, scores: Floats, profile: Profile, limits: Limits) 
         if estimate is not None:
             error = _error(estimate, profile.performance)
             spread = (_95 * error, quantile * error)
-            found.append(_judge(ESTIMATE, f"cbpe_{name}", name, estimate, profile.performance, spread, limits))
+            judged = _judge(ESTIMATE, f"cbpe_{name}", name, estimate, profile.performance, spread, limits, quantile)
+            found.append(judged)
     return found
 
 
@@ -94,11 +97,20 @@ def _judge(
     reference: Performance | None,
     spread: tuple[float, float],
     limits: Limits,
+    quantile: float,
 ) -> Figure:
     before = reference.figures.get(name) if reference is not None else None
     if reference is None or before is None:
         told = "the profile has no performance to hold it against"
         return Figure(kind, "", metric, estimate.value, estimate.n, message=told)
+    if name in reference.days:
+        before, deviation, count = reference.days[name]
+        error = deviation * math.sqrt(1 + 1 / count)
+        by_chance = name != "calibration"  # which is in the days' own figures
+        spread = (
+            max(spread[0] * by_chance, _95 * error),
+            max(spread[1] * by_chance, quantile * error),
+        )
     worse = 1.0 if name in _COSTS else -1.0
     fall = limits.fall if name == "calibration" else limits.fall * before
     quiet, threshold = before + worse * spread[0], before + worse * max(fall, spread[1])

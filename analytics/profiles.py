@@ -6,12 +6,14 @@ Its JSON is in the model's manifest (`profile`) or made of a window of logged pr
      "deviation"}                        bin i holds edges[i-1] < x <= edges[i]; low and high are the least and greatest
     {"kind": "categorical", "shares": {value: of all rows}, "null_share", "unseen_share"}
 
-and beside `features`: `rows`; `score` (as a numeric feature, with `positive_share` and `confidence`); `label`
-(`outcome`: the outcome's name, `rate`, `delay_hours`: how long outcomes are waited for); `calibration` (groups by
-rising score: `rows`, `mean_score`, `late_share`, the share that came true); `performance` (`rows`, `accuracy`, `f1`,
-`auc`, `log_loss`, `calibration`, of rows that the model was not fitted to where there are such); and `slices`:
-{by: {value: {"rows", "features": {name: counts}, "score": counts, "performance"}}} over the same bins, for slices that
-differ from the whole.
+each with `worst_day`, {"psi", "ks"}: the furthest that a day of the reference was from all of it, as rows of a day are
+not independent, but share its weather and its weekday. Beside `features`: `rows`; `score` (as a numeric feature, with
+`positive_share` and `confidence`); `label` (`outcome`: the outcome's name, `rate`, `delay_hours`: how long outcomes are
+waited for); `calibration` (groups by rising score: `rows`, `mean_score`, `late_share`, the share that came true);
+`performance` (`rows`, `accuracy`, `f1`, `auc`, `log_loss`, `calibration`, of rows that the model was not fitted to
+where there are such, and `days`: {figure: [mean over days, their deviation, how many]}); and `slices`: {by: {value:
+{"rows", "features": {name: counts}, "score": counts, "worst_day": {name: ...}, "performance"}}} over the same bins, for
+slices that differ from the whole.
 """
 
 from __future__ import annotations
@@ -41,12 +43,17 @@ class ProfileError(ValueError):
 
 @dataclass(frozen=True, slots=True)
 class Reference:
-    """A feature's (or the score's) bins and the reference's rows in them; mean and deviation of a number, else NaN."""
+    """A feature's (or the score's) bins and the reference's rows in them; mean and deviation of a number, else NaN.
+
+    `worst_psi`, `worst_ks`: of the reference's own days against all of it; NaN where it has too few days to know.
+    """
 
     axis: Axis
     counts: tuple[float, ...]
     mean: float = math.nan
     deviation: float = math.nan
+    worst_psi: float = math.nan
+    worst_ks: float = math.nan
 
     @property
     def array(self) -> Counts:
@@ -65,10 +72,14 @@ class Label:
 
 @dataclass(frozen=True, slots=True)
 class Performance:
-    """Figures by name (those of `PERFORMANCE` that are known) over `rows` with an outcome."""
+    """Figures by name (those of `PERFORMANCE` that are known) over `rows` with an outcome.
+
+    `days`: of single days, by figure, the mean, the deviation and how many there were.
+    """
 
     rows: int
     figures: Mapping[str, float]
+    days: Mapping[str, tuple[float, float, float]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,6 +89,7 @@ class SliceReference:
     rows: int
     counts: Mapping[str, tuple[float, ...]]
     performance: Performance | None = None
+    worst: Mapping[str, tuple[float, float]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -227,9 +239,9 @@ def _reference(name: str, body: Any, rows: float, where: str) -> Reference:
         shares = _mapping(one.get("shares"), f"{where}.shares")
         unseen = _number(one.get("unseen_share", 0.0), f"{where}.unseen_share", most=1)
         counts = [rows * _number(share, f"{where}.shares.{value}", most=1) for value, share in shares.items()]
-        return Reference(
-            CategoryAxis(name, tuple(shares)), (*map(_whole, counts), _whole(rows * unseen), _whole(rows * null))
-        )
+        worst = _worst(one.get("worst_day"), f"{where}.worst_day")
+        every = (*map(_whole, counts), _whole(rows * unseen), _whole(rows * null))
+        return Reference(CategoryAxis(name, tuple(shares)), every, math.nan, math.nan, *worst)
     if kind != NUMERIC:
         raise ProfileError(f"{where}.kind: expected {NUMERIC} or {CATEGORICAL}, got {kind!r}")
     edges = [_number(edge, f"{where}.edges", least=-math.inf) for edge in _list(one.get("edges"), f"{where}.edges")]
@@ -252,7 +264,14 @@ def _reference(name: str, body: Any, rows: float, where: str) -> Reference:
         math.nan if one.get(key) is None else _number(one[key], f"{where}.{key}", least=-math.inf)
         for key in ("mean", "deviation")
     )
-    return Reference(axis, (0.0, *inner, 0.0, _whole(rows * null)), mean, deviation)
+    counts = [0.0, *inner, 0.0, _whole(rows * null)]
+    return Reference(axis, tuple(counts), mean, deviation, *_worst(one.get("worst_day"), f"{where}.worst_day"))
+
+
+def _worst(body: Any, where: str) -> tuple[float, float]:
+    one = _mapping(body or {}, where)
+    psi, ks = (math.nan if one.get(key) is None else _number(one[key], f"{where}.{key}") for key in ("psi", "ks"))
+    return psi, ks
 
 
 def _label(body: Any, where: str) -> Label | None:
@@ -279,7 +298,13 @@ def _performance(body: Any, where: str) -> Performance | None:
         return None
     one = _mapping(body, where)
     figures = {key: _number(one[key], f"{where}.{key}") for key in PERFORMANCE if one.get(key) is not None}
-    return Performance(int(_number(one.get("rows"), f"{where}.rows")), figures)
+    days: dict[str, tuple[float, float, float]] = {}
+    for key, some in _mapping(one.get("days") or {}, f"{where}.days").items():
+        if len(_list(some, f"{where}.days.{key}")) != 3:
+            raise ProfileError(f"{where}.days.{key}: expected mean, deviation and number of days, got {_shown(some)}")
+        mean, deviation, count = (_number(value, f"{where}.days.{key}") for value in some)
+        days[key] = (mean, deviation, count)
+    return Performance(int(_number(one.get("rows"), f"{where}.rows")), figures, days)
 
 
 def _answers(body: Any, where: str) -> dict[str, float]:
@@ -309,6 +334,10 @@ def _slices(body: Any, by_name: Mapping[str, Reference], where: str) -> dict[tup
                 int(_number(one.get("rows"), f"{there}.rows")),
                 {name: tuple(_number(count, f"{there}.{name}") for count in some) for name, some in counts.items()},
                 _performance(one.get("performance"), f"{there}.performance"),
+                {
+                    name: _worst(some, f"{there}.worst_day.{name}")
+                    for name, some in _mapping(one.get("worst_day") or {}, f"{there}.worst_day").items()
+                },
             )
     return found
 

@@ -25,6 +25,7 @@ from penstock.settings_errors import SettingsError, explain, hide, place
 from penstock.settings_properties import wrong_properties
 from penstock.settings_sections import (
     ClickHouseSettings,
+    DriftSettings,
     ExperimentSettings,
     HttpSettings,
     IngestSettings,
@@ -40,6 +41,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "ClickHouseSettings",
+    "DriftSettings",
     "ExperimentSettings",
     "HttpSettings",
     "IngestSettings",
@@ -68,6 +70,7 @@ class Settings(BaseSettings):
     worker: WorkerSettings = WorkerSettings()
     ingest: IngestSettings = IngestSettings()
     experiments: ExperimentSettings = ExperimentSettings()
+    drift: DriftSettings = DriftSettings()
     http: HttpSettings = HttpSettings()
     stack: StackSettings = StackSettings()
     log: LogSettings = LogSettings()

@@ -15,7 +15,7 @@ def register(app: typer.Typer) -> None:
 def ingest(
     as_json: Annotated[bool, typer.Option("--json", help="One line of JSON at the start: who and where.")] = False,
 ) -> None:
-    """Fill ClickHouse from Kafka, look at running experiments when it is due, and answer read-only SQL over HTTP."""
+    """Fill ClickHouse from Kafka, look at experiments and for drift when it is due, answer read-only SQL over HTTP."""
     import logging
     import os
     import signal
@@ -25,6 +25,7 @@ def ingest(
     from analytics.migrate import migrate
     from analytics.readonly import ReadOnlySql
     from analytics.warehouse import Warehouse, WarehouseError, WarehouseUnavailableError
+    from penstock import drift_profile, drift_watch
     from penstock.console import fail, print_json, settings
     from penstock.experiment_reading import serve
     from penstock.experiment_watch import ExperimentWatch, control_topic, plans_on
@@ -50,6 +51,7 @@ def ingest(
             done = migrate(warehouse)
             readonly = ReadOnlySql(warehouse.another())
             for_looks = warehouse.another()
+            for_drift = warehouse.another()
         except WarehouseUnavailableError as error:
             warehouse = None
             log.warning("waiting for the warehouse: %s", error)
@@ -64,10 +66,16 @@ def ingest(
     name = f"ingest-{socket.gethostname()}-{os.getpid()}"
     kafka = chosen.kafka
     try:
-        watch = ExperimentWatch(for_looks, plans_on(control_topic(chosen)), chosen.experiments.watch_seconds)
+        control = control_topic(chosen)
+        watch = ExperimentWatch(for_looks, plans_on(control), chosen.experiments.watch_seconds)
+        drift = drift_watch.DriftWatch(
+            for_drift, drift_watch.rounds(chosen, for_drift, control), chosen.drift.watch_seconds
+        )
         app = create_app(readonly, health, registry, watch.looks)
         serve(app, watch.reading)
-        with watch, AppServer(app, chosen.http.host, chosen.http.warehouse_port) as server:
+        drift_watch.serve(app, drift)
+        drift_profile.serve(app, drift.profile)
+        with watch, drift, AppServer(app, chosen.http.host, chosen.http.warehouse_port) as server:
             log.info("SQL, metrics and health at %s", server.url)
             if as_json:
                 about = {"pid": os.getpid(), "url": server.url, "warehouse": config.place, "database": config.database}

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, Final
 
 import numpy as np
 from scipy.stats import rankdata
 
-from analytics import performance_metrics as performance
-from analytics.drift_axes import SCORE, CategoryAxis, NumberAxis
+from analytics.drift_axes import SCORE, Axis, CategoryAxis, NumberAxis
 from analytics.performance_metrics import ScoredOutcomes
 from analytics.profiles import category_document, number_document, outward, short
-from analytics.results import UndefinedError
-from penstock.flights.tables import Floats
+from analytics.reference_days import performance_document, worst_day
+from penstock.flights.tables import Floats, Ints
 
 # As BatchSummary.score_histogram has them.
 SCORE_BINS: Final = 20
@@ -69,9 +69,22 @@ def quality(labels: Floats, scores: Floats) -> Json:
     }
 
 
-def profile(
-    columns: Columns, labels: Floats, scores: Floats, vocabulary: Mapping[str, Sequence[str]] | None = None
-) -> Json:
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """Rows with an outcome: features by name, labels [n] of 0 and 1, the model's scores [n], and the day of each."""
+
+    columns: Columns
+    labels: Floats
+    scores: Floats
+    days: Ints
+
+    def where(self, rows: np.ndarray[Any, np.dtype[np.bool_]]) -> Sample:
+        """Some of the rows."""
+        columns = {name: values[rows] for name, values in self.columns.items()}
+        return Sample(columns, self.labels[rows], self.scores[rows], self.days[rows])
+
+
+def profile(some: Sample, vocabulary: Mapping[str, Sequence[str]] | None = None) -> Json:
     """What the training data looked like, as the JSON of `analytics.profiles`: what drift compares live data with.
 
     A number's inner edges lie at the reference's deciles. Edges that coincide are one, so a bin may hold more than a
@@ -81,82 +94,69 @@ def profile(
     """
     words = vocabulary or {}
     features = {
-        name: _category(name, values, words.get(name)) if values.dtype == object else _number(name, values)
-        for name, values in columns.items()
+        name: _category(name, values, words.get(name), some.days)
+        if values.dtype == object
+        else _number(name, values, some.days)
+        for name, values in some.columns.items()
     }
+    scores = some.scores
     bins = np.minimum((scores * SCORE_BINS).astype(np.int64), SCORE_BINS - 1)
     return {
-        "rows": len(labels),
+        "rows": len(scores),
         "features": features,
         "score": {
             "histogram": np.bincount(bins, minlength=SCORE_BINS).tolist(),
-            **_number(SCORE, scores),
+            **_number(SCORE, scores, some.days),
             "positive_share": short((scores > 0.5).mean()),
             "confidence": short(np.maximum(scores, 1 - scores).mean()),
         },
-        "label": {
-            "name": "late",
-            "rate": short(labels.mean()),
-            "outcome": OUTCOME,
-            "delay_hours": OUTCOME_HOURS,
-        },
-        "calibration": calibration(labels, scores),
+        "label": {"name": "late", "rate": short(some.labels.mean()), "outcome": OUTCOME, "delay_hours": OUTCOME_HOURS},
+        "calibration": calibration(some.labels, scores),
     }
 
 
-def performance_of(labels: Floats, scores: Floats) -> Json:
-    """The figures that drift of performance is measured against; one that these rows do not have is left out."""
-    some = ScoredOutcomes.of(scores, labels)
-    figures = {
-        "accuracy": performance.accuracy,
-        "f1": performance.f1,
-        "auc": performance.auc,
-        "log_loss": performance.log_loss,
-        "calibration": performance.calibration_error,
-    }
-    found: Json = {"rows": some.rows}
-    for name, figure in figures.items():
-        try:
-            found[name] = short(figure(some).value)
-        except UndefinedError:
-            continue
-    return found
+def performance_of(some: Sample) -> Json:
+    """The figures that drift of performance is measured against, of all rows and of single days."""
+    days = [some.where(some.days == day) for day in np.unique(some.days)]
+    return performance_document(
+        ScoredOutcomes.of(some.scores, some.labels), [ScoredOutcomes.of(one.scores, one.labels) for one in days]
+    )
 
 
-def slices(
-    described: Json, columns: Columns, scores: Floats, held: Columns, held_labels: Floats, held_scores: Floats
-) -> Json:
+def slices(described: Json, trained: Sample, held: Sample) -> Json:
     """The slices' own counts over the bins of the profile `described`, with what the model was worth on rows held out.
 
     Numbers and the score alone: what a carrier flies differs from what others fly, and so do its categories.
     """
     axes = {
         name: NumberAxis(name, one["low"], one["high"], tuple(one["edges"]))
-        for name, one in described["features"].items()
+        for name, one in (*described["features"].items(), (SCORE, {"kind": "numeric", **described["score"]}))
         if one["kind"] == "numeric"
     }
-    score = described["score"]
-    score_axis = NumberAxis(SCORE, score["low"], score["high"], tuple(score["edges"]))
     found: Json = {}
     for by in SLICED_BY:
         for value in described["features"][by]["shares"]:
-            rows, there = columns[by] == value, held[by] == value
-            if rows.sum() < SLICE_ROWS:
+            mine = trained.where(trained.columns[by] == value)
+            if len(mine.scores) < SLICE_ROWS:
                 continue
+            values = {**mine.columns, SCORE: mine.scores}
+            counts = {name: [int(one) for one in axis.count(values[name])] for name, axis in axes.items()}
+            there = held.where(held.columns[by] == value)
             found.setdefault(by, {})[value] = {
-                "rows": int(rows.sum()),
-                "features": {name: _counts(axis, columns[name][rows]) for name, axis in axes.items()},
-                "score": _counts(score_axis, scores[rows]),
-                "performance": performance_of(held_labels[there], held_scores[there]) if there.any() else None,
+                "rows": len(mine.scores),
+                "features": {name: one for name, one in counts.items() if name != SCORE},
+                "score": counts[SCORE],
+                "worst_day": {name: _worst(axis, values[name], mine.days) for name, axis in axes.items()},
+                "performance": performance_of(there) if len(there.scores) else None,
             }
     return found
 
 
-def _counts(axis: NumberAxis, values: Floats) -> list[int]:
-    return [int(one) for one in axis.count(values)]
+def _worst(axis: Axis, values: np.ndarray[Any, Any], days: Ints) -> Json:
+    return worst_day(axis, [axis.count(values[days == day]) for day in np.unique(days)])
 
 
-def _number(name: str, values: Floats) -> Json:
+def _number(name: str, values: Floats, days: Ints) -> Json:
     known = values[~np.isnan(values)]
     if not len(known):
         return number_document(NumberAxis(name, np.nan, np.nan, ()), [0, 0, 0, len(values)], np.nan, np.nan)
@@ -167,9 +167,10 @@ def _number(name: str, values: Floats) -> Json:
     below = below[below < len(values_seen) - 1]
     edges = np.unique([short(one) for one in (values_seen[below] + values_seen[below + 1]) / 2])
     axis = NumberAxis(name, *outward(values_seen[0], values_seen[-1]), tuple(edges.tolist()))
-    return number_document(axis, axis.count(values).tolist(), float(known.mean()), float(known.std()))
+    document = number_document(axis, axis.count(values).tolist(), float(known.mean()), float(known.std()))
+    return {**document, "worst_day": _worst(axis, values, days)}
 
 
-def _category(name: str, values: np.ndarray[Any, Any], words: Sequence[str] | None) -> Json:
+def _category(name: str, values: np.ndarray[Any, Any], words: Sequence[str] | None, days: Ints) -> Json:
     axis = CategoryAxis(name, tuple(words) if words is not None else tuple(np.unique(values.astype(str)).tolist()))
-    return category_document(axis, axis.count(values).tolist())
+    return {**category_document(axis, axis.count(values).tolist()), "worst_day": _worst(axis, values, days)}

@@ -28,7 +28,7 @@ from models.manifest import MANIFEST, FileEntry, Manifest
 from models.registry import ModelStore
 from models.signature import Signature
 from penstock.flights.data import LATE_MINUTES, Dataset, dataset
-from penstock.flights.evaluation import performance_of, profile, quality, slices
+from penstock.flights.evaluation import Sample, performance_of, profile, quality, slices
 from penstock.flights.export import WEIGHTS, read_weights, write_onnx, write_weights
 from penstock.flights.features import CATEGORIES, NUMERIC, UNITS
 from penstock.flights.nets import Perceptron, Preparation, Regression
@@ -190,11 +190,19 @@ def measured(recipe: Recipe, net: Net, signature: Signature, rows: Rows, data: D
         "train": {**_days(rows.start, rows.days), **quality(rows.labels, scores)},
         "holdout": {**_days(*HOLDOUT), **quality(holdout.labels, holdout_scores)},
     }
-    columns, held = ({name: values[some.at] for name, values in data.features.items()} for some in (rows, holdout))
+    trained, held = (
+        Sample(
+            {name: values[some.at] for name, values in data.features.items()},
+            some.labels,
+            its,
+            data.flights.day[some.at],
+        )
+        for some, its in ((rows, scores), (holdout, holdout_scores))
+    )
     words = {one.name: one.vocabulary for one in signature.features if one.vocabulary}
-    described = {**_days(rows.start, rows.days), **profile(columns, rows.labels, scores, words)}
-    described["performance"] = {**_days(*HOLDOUT), **performance_of(holdout.labels, holdout_scores)}
-    described["slices"] = slices(described, columns, scores, held, holdout.labels, holdout_scores)
+    described = {**_days(rows.start, rows.days), **profile(trained, words)}
+    described["performance"] = {**_days(*HOLDOUT), **performance_of(held)}
+    described["slices"] = slices(described, trained, held)
     return Trained(recipe, net, signature, metrics, described)
 
 
