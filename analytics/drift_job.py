@@ -4,7 +4,9 @@
    counted again only where rows of it have come since.
 2. At each full hour the 24 hours before it are counted: what goes wrong today is seen within the hour. A whole day, as
    an hour of the night differs from one of the day without any drift.
-3. A day's outcomes are counted when the label's delay has passed since its end, so that late outcomes, which are not
+3. With each day the four weeks that end with it are held against the reference, from what days have left: what is slow
+   shows there.
+4. A day's outcomes are counted when the label's delay has passed since its end, so that late outcomes, which are not
    like the early ones, are in. Outcomes that come later still make it be counted again; they are looked for once an
    hour.
 
@@ -21,7 +23,7 @@ from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 
-from analytics import drift_figures, performance_figures, profiles
+from analytics import drift_figures, drift_weeks, performance_figures, profiles
 from analytics.drift_figures import DRIFT, WATCH, Figure, Limits
 from analytics.drift_sql import VARIANT
 from analytics.drift_store import DAY, WHOLE, DriftStore, Slice, Spoken, Window
@@ -140,8 +142,8 @@ class DriftJob:
     ) -> Outcome:
         done = Outcome(one.model, one.version)
         try:
-            profile = reference(self._store, one, now)
-            round_ = _Round(self._store, profile, self._limits, now)
+            profile, made_at = reference(self._store, one, now)
+            round_ = _Round(self._store, profile, made_at, self._limits, now)
             round_.count_days(days, again)
             round_.count_last_day(days)
             round_.count_outcomes(days, again)
@@ -153,8 +155,8 @@ class DriftJob:
         return round_.outcome()
 
 
-def reference(store: DriftStore, one: Watched, now: datetime) -> Profile:
-    """The profile that holds for a version: the newest. Raises `ProfileError`, `WarehouseError`."""
+def reference(store: DriftStore, one: Watched, now: datetime) -> tuple[Profile, datetime]:
+    """The profile that holds for a version, the newest, and since when. Raises `ProfileError`, `WarehouseError`."""
     if one.profile:
         store.keep_training(one.model, one.version, one.profile, now)
     kept = store.profile(one.model, one.version)
@@ -166,15 +168,16 @@ def reference(store: DriftStore, one: Watched, now: datetime) -> Profile:
     profile = profiles.parse(kept.body, one.model, one.version)
     if one.takes:
         profiles.check_signature(profile, one.takes)
-    return profile
+    return profile, kept.made_at
 
 
 class _Round:
     """One round over one version."""
 
-    def __init__(self, store: DriftStore, profile: Profile, limits: Limits, now: datetime) -> None:
+    def __init__(self, store: DriftStore, profile: Profile, made_at: datetime, limits: Limits, now: datetime) -> None:
         self._store = store
         self._profile = profile
+        self._made_at = made_at
         self._limits = limits
         self._now = now
         self._cuts = (*profile.sliced_by, VARIANT)
@@ -201,6 +204,7 @@ class _Round:
         due = {day: rows for day, rows in over.items() if before.get(day) != rows or _within(day, again)}
         for some in _together(sorted(due)):
             self._windows("day", some)
+            self._weeks(some)
             noted = {day: due[day] for day in some}
             self._store.note(self._profile.model, self._profile.version, "rows", noted)
             self._sizes["rows"] += sum(noted.values())
@@ -229,6 +233,7 @@ class _Round:
         late, ends = self._late(set(before) & ripe)
         for some in _together(sorted(due | late)):
             self._outcomes(some)
+            self._weeks_of_outcomes(some)
             self._store.note(*name, "outcomes", {day: days[day] for day in some})
             self._sizes["outcome_days"] += len(some)
         self._store.mark(*name, ends, self._now)
@@ -288,6 +293,30 @@ class _Round:
                         continue
                 figures = performance_figures.concept(some, reference, self._limits, beside)
                 spoken.append(Spoken(start, start + DAY, one, tuple(figures), {}, {}))
+        self._write(spoken)
+
+    def _weeks(self, days: Sequence[datetime]) -> None:
+        """The four weeks that end with each of these days."""
+        begin, end = days[0] + DAY - drift_weeks.LENGTH, days[-1] + DAY
+        by_day = self._store.day_counts(self._profile, self._made_at, begin, end)
+        references = [*self._profile.features, *([self._profile.score] if self._profile.score else ())]
+        by_name = {reference.axis.name: reference for reference in references}
+        spoken = []
+        for day in days:
+            figures, total = drift_weeks.histograms(self._profile, by_day, day, self._limits)
+            if figures:
+                start = day + DAY - drift_weeks.LENGTH
+                spoken.append(Spoken(start, day + DAY, WHOLE, tuple(figures), total, by_name))
+        self._write(spoken)
+
+    def _weeks_of_outcomes(self, days: Sequence[datetime]) -> None:
+        begin, end = days[0] + DAY - drift_weeks.LENGTH, days[-1] + DAY
+        by_day = self._store.day_figures(self._profile, self._made_at, begin, end)
+        spoken = []
+        for day in days:
+            figures = tuple(drift_weeks.performance(self._profile, by_day, day, self._limits))
+            if figures:
+                spoken.append(Spoken(day + DAY - drift_weeks.LENGTH, day + DAY, WHOLE, figures, {}, {}))
         self._write(spoken)
 
     def _write(self, spoken: Sequence[Spoken]) -> None:

@@ -18,6 +18,7 @@ import pyarrow as pa
 from analytics import drift_sql as sql
 from analytics.drift_axes import SCORE, Counts
 from analytics.drift_figures import DATA, PREDICTION, Figure
+from analytics.drift_weeks import DayFigure
 from analytics.performance_metrics import BINS, ScoredOutcomes
 from analytics.profiles import Profile, Reference
 from analytics.warehouse import Warehouse
@@ -28,6 +29,19 @@ Slice = tuple[str, str]
 WHOLE: Final[Slice] = ("", "")
 DAY: Final = timedelta(days=1)
 _TIMES: Final = pa.timestamp("us", "UTC")
+_OF_DAYS: Final = """
+WHERE model = {model:String} AND version = {version:String} AND slice_by = '' AND computed_at >= {since:DateTime64(6)}
+    AND window_start >= {begin:DateTime64(6)} AND window_start < {end:DateTime64(6)}
+    AND window_end = window_start + INTERVAL 1 DAY AND window_start = toStartOfDay(window_start)
+"""
+_DAY_ROWS: Final = f"SELECT window_start, feature, n FROM drift_results FINAL {_OF_DAYS} AND metric = 'psi'"  # noqa: S608
+_DAY_SHARES: Final = f"""
+SELECT window_start, feature, arrayMap(one -> one.2, arraySort(groupArray((bin, current_share)))) FROM drift_bins FINAL
+{_OF_DAYS} GROUP BY window_start, feature ORDER BY window_start
+"""  # noqa: S608 - words of ours
+_DAY_FIGURES: Final = f"""
+SELECT window_start, metric, value, n FROM drift_results FINAL {_OF_DAYS} AND kind = 'concept' ORDER BY window_start
+"""  # noqa: S608 - words of ours
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,6 +179,24 @@ class DriftStore:
                 into[3] += loss
                 into[4] += squares
         return {start: {one: ScoredOutcomes(*into) for one, into in parts.items()} for start, parts in sums.items()}
+
+    def day_counts(
+        self, profile: Profile, since: datetime, begin: datetime, end: datetime
+    ) -> dict[datetime, dict[str, Counts]]:
+        """Counts by feature of all rows of each day from `begin` to `end`, from what was written since `since`."""
+        places = {**_places(profile, begin, end), "since": since}
+        rows = {(start, name): n for start, name, n in self._warehouse.query(_DAY_ROWS, places).rows}
+        axes = {one.axis.name: one.axis for one in (*profile.features, *([profile.score] if profile.score else ()))}
+        found: dict[datetime, dict[str, Counts]] = {}
+        for start, name, shares in self._warehouse.query(_DAY_SHARES, places).rows:
+            if name in axes and len(shares) == axes[name].bins and (start, name) in rows:
+                found.setdefault(start, {})[name] = np.round(np.array(shares, np.float64) * rows[start, name])
+        return found
+
+    def day_figures(self, profile: Profile, since: datetime, begin: datetime, end: datetime) -> list[DayFigure]:
+        """The figures of performance of each day from `begin` to `end` that were written since `since`."""
+        places = {**_places(profile, begin, end), "since": since}
+        return [DayFigure(*row) for row in self._warehouse.query(_DAY_FIGURES, places).rows]
 
     def touched(self, profile: Profile, begin: datetime, end: datetime) -> set[datetime]:
         """Days between two times about which outcomes have come that were not there at the last `mark`."""

@@ -31,7 +31,7 @@ _FIGURES: Final[dict[str, Callable[[ScoredOutcomes], Estimate]]] = {
     "calibration": metrics.calibration_error,
 }
 # Of these less is better.
-_COSTS: Final = ("log_loss", "calibration")
+COSTS: Final = ("log_loss", "calibration")
 _95: Final = float(special.ndtri(0.95))
 
 
@@ -111,7 +111,7 @@ def _judge(
             max(spread[0] * by_chance, _95 * error),
             max(spread[1] * by_chance, quantile * error),
         )
-    worse = 1.0 if name in _COSTS else -1.0
+    worse = 1.0 if name in COSTS else -1.0
     fall = limits.fall if name == "calibration" else limits.fall * before
     quiet, threshold = before + worse * spread[0], before + worse * max(fall, spread[1])
     change = worse * (estimate.value - before)

@@ -97,7 +97,7 @@ class DriftRounds:
         begin = max(now - timedelta(days=self._policy.days) - _LOOK_BACK, closed)
         places = {"model": model, "version": version, "begin": begin}
         kept = DriftStore(self._warehouse).profile(model, version)
-        rows = self._warehouse.query(retraining.DAYS, places).rows
+        rows = self._warehouse.query(retraining.FIGURES, places).rows
         made_at = max(kept.made_at if kept else now, closed)
         return retraining.wish(model, version, rows, made_at, self._policy, now)
 

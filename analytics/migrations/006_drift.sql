@@ -94,5 +94,10 @@ CREATE TABLE IF NOT EXISTS drift_marks
 ENGINE = AggregatingMergeTree
 ORDER BY (model, version, log, log_partition);
 
--- The figures as they hold now.
+-- The figures as they hold now; windows are days, the last 24 hours at a full hour, and four weeks that end with a day.
 CREATE OR REPLACE VIEW drift_latest AS SELECT * FROM drift_results FINAL;
+
+-- Those of whole days (UTC).
+CREATE OR REPLACE VIEW drift_days AS
+SELECT * FROM drift_results FINAL
+WHERE window_end = window_start + INTERVAL 1 DAY AND window_start = toStartOfDay(window_start);

@@ -17,7 +17,7 @@ from typing import Any, Final
 from analytics.drift_figures import Limits
 from analytics.drift_job import DriftJob, Watched
 from analytics.migrate import migrate
-from analytics.retraining import Policy, wish
+from analytics.retraining import FIGURES, Policy, wish
 from analytics.warehouse import Answer, Warehouse, WarehouseConfig
 from models.registry import ModelStore
 from penstock.docs import folder
@@ -39,7 +39,7 @@ EVENTS: Final = {
     date(2013, 9, 12): "storms",
     date(2013, 12, 8): "ice, snow",
 }
-_DAILY: Final = "slice_by = '' AND window_end = window_start + INTERVAL 1 DAY"
+_DAILY: Final = "slice_by = ''"
 
 
 def prepare(warehouse: Warehouse, start: date = FIRST_DAY, days: int = DAYS) -> None:
@@ -72,7 +72,7 @@ def page(warehouse: Warehouse) -> tuple[str, dict[str, str]]:
 
 def _heat(warehouse: Warehouse, version: str) -> str:
     answer = warehouse.query(
-        f"SELECT feature, toDate(window_start), max(value / threshold) FROM drift_latest WHERE {_DAILY} "  # noqa: S608 - words of ours
+        f"SELECT feature, toDate(window_start), max(value / threshold) FROM drift_days WHERE {_DAILY} "  # noqa: S608 - words of ours
         "AND version = {version:String} AND metric IN ('psi', 'ks') AND isFinite(value) GROUP BY 1, 2",
         {"version": version},
     )
@@ -87,7 +87,7 @@ def _auc(warehouse: Warehouse) -> str:
     for version in VERSIONS:
         for metric, name in (("auc", "outcomes"), ("cbpe_auc", "estimate")):
             values = warehouse.query(
-                f"SELECT toDate(window_start), value FROM drift_latest WHERE {_DAILY} "  # noqa: S608 - words of ours
+                f"SELECT toDate(window_start), value FROM drift_days WHERE {_DAILY} "  # noqa: S608 - words of ours
                 "AND version = {version:String} AND metric = {metric:String}",
                 {"version": version, "metric": metric},
             ).rows
@@ -101,7 +101,7 @@ def _months(warehouse: Warehouse) -> str:
     answer = warehouse.query(f"""
         SELECT formatDateTime(window_start, '%Y-%m') AS month,
             {", ".join(_month_columns())}
-        FROM drift_latest WHERE {_DAILY} GROUP BY month ORDER BY month
+        FROM drift_days WHERE {_DAILY} GROUP BY month ORDER BY month
     """)  # noqa: S608 - words of ours
     head = ["month"]
     for version in VERSIONS:
@@ -131,7 +131,7 @@ def _alarms_by_feature(warehouse: Warehouse) -> str:
             argMaxIf(day, furthest, version = '1') AS worst, round(maxIf(furthest, version = '1'), 1) AS times
         FROM (SELECT version, feature, toDate(window_start) AS day, max(verdict = 'drift') AS drift,
                 max(if(isFinite(value), value / threshold, 0)) AS furthest
-            FROM drift_latest WHERE {_DAILY} AND metric IN ('psi', 'ks') AND day > '{FITTED["1"]}'
+            FROM drift_days WHERE {_DAILY} AND metric IN ('psi', 'ks') AND day > '{FITTED["1"]}'
             GROUP BY version, feature, day)
         GROUP BY feature ORDER BY days_1 DESC, feature
     """)  # noqa: S608 - words of ours
@@ -146,7 +146,7 @@ def _worst_days(warehouse: Warehouse) -> str:
             round(anyIf(value, version = '1' AND metric = 'mean_score'), 2) AS told,
             round(anyIf(value, version = '1' AND metric = 'log_loss'), 2) AS log_loss,
             round(anyIf(value, version = '1' AND metric = 'auc'), 2) AS auc
-        FROM drift_latest WHERE {_DAILY} AND day > '{FITTED["1"]}'
+        FROM drift_days WHERE {_DAILY} AND day > '{FITTED["1"]}'
         GROUP BY day ORDER BY log_loss DESC LIMIT 10
     """)  # noqa: S608 - words of ours
     rows = [(day, ", ".join(sorted(names)) or "none", *rest) for day, names, *rest in answer.rows]
@@ -157,7 +157,7 @@ def _first_seen(warehouse: Warehouse) -> str:
     rows = []
     for day, word in EVENTS.items():
         answer = warehouse.query(
-            f"SELECT toDate(window_start) AS day, feature, max(value / threshold) AS times FROM drift_latest "  # noqa: S608 - words of ours
+            f"SELECT toDate(window_start) AS day, feature, max(value / threshold) AS times FROM drift_days "  # noqa: S608 - words of ours
             f"WHERE {_DAILY} AND version = '1' AND verdict = 'drift' AND kind IN ('data', 'prediction') "
             "AND day BETWEEN {day:Date} AND {last:Date} GROUP BY day, feature ORDER BY day, times DESC LIMIT 4 BY day",
             {"day": day, "last": day + timedelta(days=3)},
@@ -174,10 +174,7 @@ def _wishes(warehouse: Warehouse) -> str:
     rows: list[tuple[Any, ...]] = []
     for version in VERSIONS:
         figures = warehouse.query(
-            f"SELECT window_start, kind, feature, metric, value, n, threshold, verdict, message FROM drift_latest "  # noqa: S608 - words of ours
-            f"WHERE {_DAILY} AND version = {{version:String}} AND (metric = 'psi' OR kind = 'concept') "
-            "ORDER BY window_start, kind, feature, metric",
-            {"version": version},
+            FIGURES, {"model": MODEL, "version": version, "begin": datetime(2013, 1, 1, tzinfo=UTC)}
         ).rows
         after = FITTED[version]
         for day in span(FIRST_DAY, DAYS):
@@ -195,7 +192,7 @@ def _known(figures: Sequence[Sequence[Any]], day: date) -> list[Sequence[Any]]:
     """What was known in the night after a day: its features, and the outcomes of the day before it."""
     found = []
     for one in figures:
-        behind = (day - one[0].date()).days - (one[1] == "concept")
+        behind = (day - one[1].date()).days + 1 - (one[2] == "concept")
         if 0 <= behind < 5:
             found.append(one)
     return found
@@ -203,7 +200,7 @@ def _known(figures: Sequence[Sequence[Any]], day: date) -> list[Sequence[Any]]:
 
 def _counts(warehouse: Warehouse) -> str:
     answer = warehouse.query(f"""
-        SELECT version, count(), countIf(verdict = 'drift'), countIf(verdict = 'watch') FROM drift_latest
+        SELECT version, count(), countIf(verdict = 'drift'), countIf(verdict = 'watch') FROM drift_days
         WHERE {_DAILY} AND toDate(window_start) <= '{FITTED["1"]}' AND kind IN ('data', 'prediction')
             AND metric IN ('psi', 'ks') GROUP BY version ORDER BY version
     """)  # noqa: S608 - words of ours

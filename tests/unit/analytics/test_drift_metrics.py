@@ -1,6 +1,6 @@
 """Distances between histograms: the values of an independent package and of print, and what they reach without drift.
 
-The numbers of frouros 0.9.0 are of `REFERENCE` and `CURRENT`, by its detectors PSI and JS (10 bins), KSTest and EMD.
+The numbers of frouros 0.9.0 are of `REFERENCE` and `CURRENT`, by its detectors PSI (10 bins), KSTest and EMD.
 """
 
 from __future__ import annotations
@@ -27,9 +27,11 @@ def test_the_stability_index_is_that_of_frouros() -> None:
     assert metrics.population_stability(*_tenths()) == pytest.approx(0.0620844097777132, rel=1e-12)
 
 
-def test_the_jensen_shannon_distance_is_that_of_frouros_in_bits() -> None:
-    in_nats = metrics.jensen_shannon(*_tenths()) * math.sqrt(math.log(2))
-    assert in_nats == pytest.approx(0.08458610295581852, rel=1e-12)
+def test_the_jensen_shannon_divergence_is_that_of_philentropys_manual() -> None:
+    # R's philentropy: JSD of 1:10 and 20:29, each by its sum, to base 2. SciPy's manual has the distance in nats.
+    assert metrics.jensen_shannon(np.arange(1.0, 11), np.arange(20.0, 30)) ** 2 == pytest.approx(0.03792749, abs=1e-8)
+    half = metrics.jensen_shannon(np.array([8.0, 0.0]), np.array([5.0, 5.0]))
+    assert half * math.sqrt(math.log(2)) == pytest.approx(0.46450140402245893, rel=1e-12)
 
 
 def test_the_kolmogorov_smirnov_distance_over_fine_bins_is_that_of_frouros() -> None:
