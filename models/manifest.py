@@ -36,6 +36,8 @@ CANDIDATE: Final = "candidate"
 STAGES: Final = (RELEASED, CANDIDATE)
 _NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 _SHA256: Final = re.compile(r"[0-9a-f]{64}")
+# A list of numbers that `json.dumps` has written over lines. JSON has no raw line break in a string, so none is met.
+_NUMBERS: Final = re.compile(r"\[\n\s*-?[0-9][^\[\]{}\"]*\]")
 
 
 def is_name(name: str) -> bool:
@@ -176,7 +178,8 @@ class Manifest:
             text = json.dumps(self.to_json(), indent=2, ensure_ascii=False, allow_nan=False)
         except (TypeError, ValueError) as error:
             raise ManifestError(f"model {self.name} {self.version}: its manifest cannot be JSON: {error}") from None
-        return f"{text}\n".encode()
+        # Histograms a line each, and not a line a bin.
+        return (_NUMBERS.sub(lambda match: " ".join(match[0].split()), text) + "\n").encode()
 
     def write(self, path: Path) -> None:
         """Write as a file. Raises `ManifestError` as `encoded` does."""

@@ -26,6 +26,7 @@ from penstock.settings_properties import wrong_properties
 from penstock.settings_sections import (
     AlertSettings,
     ClickHouseSettings,
+    DriftSettings,
     ExperimentSettings,
     HttpSettings,
     IngestSettings,
@@ -43,6 +44,7 @@ if TYPE_CHECKING:
 __all__ = [
     "AlertSettings",
     "ClickHouseSettings",
+    "DriftSettings",
     "ExperimentSettings",
     "HttpSettings",
     "IngestSettings",
@@ -74,6 +76,7 @@ class Settings(BaseSettings):
     experiments: ExperimentSettings = ExperimentSettings()
     alerts: AlertSettings = AlertSettings()
     monitor: MonitorSettings = MonitorSettings()
+    drift: DriftSettings = DriftSettings()
     http: HttpSettings = HttpSettings()
     stack: StackSettings = StackSettings()
     log: LogSettings = LogSettings()

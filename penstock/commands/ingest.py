@@ -15,7 +15,7 @@ def register(app: typer.Typer) -> None:
 def ingest(
     as_json: Annotated[bool, typer.Option("--json", help="One line of JSON at the start: who and where.")] = False,
 ) -> None:
-    """Fill ClickHouse from Kafka, look at experiments when it is due, raise alerts, and answer SQL over HTTP."""
+    """Fill ClickHouse from Kafka, look at experiments and for drift, raise alerts, and answer SQL over HTTP."""
     import logging
     import os
     import signal
@@ -26,7 +26,7 @@ def ingest(
     from analytics.migrate import migrate
     from analytics.readonly import ReadOnlySql
     from analytics.warehouse import Warehouse, WarehouseError, WarehouseUnavailableError
-    from penstock import alert_desk
+    from penstock import alert_desk, drift_profile, drift_watch
     from penstock.alert_watch import watch as watch_alerts
     from penstock.console import fail, print_json, settings
     from penstock.experiment_reading import serve
@@ -57,6 +57,7 @@ def ingest(
             done = migrate(warehouse)
             readonly = ReadOnlySql(warehouse.another())
             for_looks = warehouse.another()
+            for_drift = warehouse.another()
         except WarehouseUnavailableError as error:
             warehouse = None
             log.warning("waiting for the warehouse: %s", error)
@@ -71,13 +72,19 @@ def ingest(
     name = f"ingest-{socket.gethostname()}-{os.getpid()}"
     kafka = chosen.kafka
     try:
-        watch = ExperimentWatch(for_looks, plans_on(control_topic(chosen)), chosen.experiments.watch_seconds)
+        control = control_topic(chosen)
+        watch = ExperimentWatch(for_looks, plans_on(control), chosen.experiments.watch_seconds)
+        drift = drift_watch.DriftWatch(
+            for_drift, drift_watch.rounds(chosen, for_drift, control), chosen.drift.watch_seconds
+        )
         app = create_app(readonly, health, registry, watch.looks)
         serve(app, watch.reading)
+        drift_watch.serve(app, drift)
+        drift_profile.serve(app, drift.profile)
         metrics = IngestMetrics(registry)
         alerts = watch_alerts(chosen, rules, warehouse.another, registry, health)
         alert_desk.serve(app, alerts.engine)
-        with watch, alerts, AppServer(app, chosen.http.host, chosen.http.warehouse_port) as server:
+        with watch, drift, alerts, AppServer(app, chosen.http.host, chosen.http.warehouse_port) as server:
             log.info("SQL, metrics and health at %s", server.url)
             if as_json:
                 about = {"pid": os.getpid(), "url": server.url, "warehouse": config.place, "database": config.database}
