@@ -31,6 +31,7 @@ from penstock.settings_sections import (
     KafkaSettings,
     LogSettings,
     ModelSettings,
+    PageSettings,
     StackSettings,
     WorkerSettings,
 )
@@ -46,6 +47,7 @@ __all__ = [
     "KafkaSettings",
     "LogSettings",
     "ModelSettings",
+    "PageSettings",
     "Settings",
     "SettingsError",
     "StackSettings",
@@ -69,6 +71,7 @@ class Settings(BaseSettings):
     ingest: IngestSettings = IngestSettings()
     experiments: ExperimentSettings = ExperimentSettings()
     http: HttpSettings = HttpSettings()
+    page: PageSettings = PageSettings()
     stack: StackSettings = StackSettings()
     log: LogSettings = LogSettings()
 

@@ -1,4 +1,4 @@
-"""`penstock ingest`: the process that holds the warehouse, fills it from Kafka and answers SQL over HTTP."""
+"""`penstock ingest`: the process that holds the warehouse, fills it from Kafka, serves the page and answers SQL."""
 
 from __future__ import annotations
 
@@ -15,19 +15,27 @@ def register(app: typer.Typer) -> None:
 def ingest(
     as_json: Annotated[bool, typer.Option("--json", help="One line of JSON at the start: who and where.")] = False,
 ) -> None:
-    """Fill ClickHouse from Kafka, look at running experiments when it is due, and answer read-only SQL over HTTP."""
+    """Fill ClickHouse from Kafka, look at running experiments when it is due, serve the page and read-only SQL."""
     import logging
     import os
     import signal
     import socket
     import threading
 
+    from analytics.dashboard.sessions import Sessions
     from analytics.migrate import migrate
     from analytics.readonly import ReadOnlySql
     from analytics.warehouse import Warehouse, WarehouseError, WarehouseUnavailableError
+    from models.registry import ModelStore
     from penstock.console import fail, print_json, settings
     from penstock.experiment_reading import serve
     from penstock.experiment_watch import ExperimentWatch, control_topic, plans_on
+    from penstock.page import Sources, serve_page
+    from penstock.page_access import AccessError, access
+    from penstock.page_assets import AssetError
+    from penstock.page_guard import Guard
+    from penstock.page_lag import LagWatch, lag_of
+    from penstock.page_models import versions_in
     from penstock.warehouse_app import AppServer, create_app
     from penstock.warehouse_config import warehouse_config
     from stream_workers.ingest import Ingest, KafkaConfigs
@@ -42,6 +50,10 @@ def ingest(
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())
 
+    try:
+        rules = access(chosen)
+    except AccessError as error:
+        fail(str(error))
     config = warehouse_config(chosen)
     warehouse: Warehouse | None = None
     while warehouse is None and not stop.is_set():
@@ -50,6 +62,7 @@ def ingest(
             done = migrate(warehouse)
             readonly = ReadOnlySql(warehouse.another())
             for_looks = warehouse.another()
+            sessions = Sessions(warehouse)
         except WarehouseUnavailableError as error:
             warehouse = None
             log.warning("waiting for the warehouse: %s", error)
@@ -67,8 +80,13 @@ def ingest(
         watch = ExperimentWatch(for_looks, plans_on(control_topic(chosen)), chosen.experiments.watch_seconds)
         app = create_app(readonly, health, registry, watch.looks)
         serve(app, watch.reading)
-        with watch, AppServer(app, chosen.http.host, chosen.http.warehouse_port) as server:
-            log.info("SQL, metrics and health at %s", server.url)
+        store = chosen.models.store
+        lags = LagWatch(lag_of(chosen, registry))
+        sources = Sources(sessions, readonly, rules, versions_in(ModelStore(store)), store, lags.latest)
+        serve_page(app, sources)
+        server = AppServer(Guard(app, rules), chosen.http.host, chosen.http.warehouse_port)
+        with watch, lags, server:
+            log.info("the page, SQL, metrics and health at %s", server.url)
             if as_json:
                 about = {"pid": os.getpid(), "url": server.url, "warehouse": config.place, "database": config.database}
                 brokers = {"broker": kafka.bootstrap_servers, "group": chosen.ingest.group}
@@ -84,9 +102,10 @@ def ingest(
                 health=health,
             )
             worker.run(stop)
-    except OpsServerError as error:
+    except (OpsServerError, AssetError) as error:
         fail(str(error))
     finally:
+        sessions.close()
         readonly.close()
         warehouse.close()
     log.info("stopped")
