@@ -107,7 +107,7 @@ def fill_world(warehouse: Warehouse, now: datetime, *, days: int = 60, hours: fl
     began = now - timedelta(hours=hours)
     _serve(warehouse, start, days, began, now)
     plan = _experiment(warehouse, began, now, looks)
-    found = _drift(warehouse, start, days)
+    found = fill_drift(warehouse, start, days)
     _alerts(warehouse, now, found)
     total = int(warehouse.query("SELECT count() FROM predictions").scalar())
     return World(now, plan, total)
@@ -206,7 +206,7 @@ def _scores(rows: slice) -> Array:
     return np.concatenate(parts)
 
 
-def _drift(warehouse: Warehouse, start: date, days: int) -> list[dict[str, Any]]:
+def fill_drift(warehouse: Warehouse, start: date, days: int) -> list[dict[str, Any]]:
     """Fills the tables of drift; returns the figures that drifted, the largest first."""
     data = dataset()
     base = data.between(*REFERENCE)
