@@ -1,8 +1,8 @@
 """How long each page takes on ten million predictions: real requests over HTTP to the warehouse's application.
 
 `python -m benchmarks.page` fills a chDB of its own with a week of predictions and their batches, serves the page, asks
-for each page by turns and prints p50 and p99 in milliseconds as JSON (`--output FOLDER` writes it there). Nothing is cached
-between two requests but what ClickHouse and the operating system keep.
+for each page by turns and prints p50 and p99 in milliseconds as JSON (`--output FOLDER` writes it there). Nothing is
+cached between two requests but what ClickHouse and the operating system keep.
 """
 
 from __future__ import annotations
@@ -62,8 +62,8 @@ def fill(warehouse: Warehouse, predictions: int, now: datetime) -> None:
         warehouse.command(
             f"""
             INSERT INTO predictions (request_id, row_number, user_id, model, version, experiment, variant, topic,
-                partition, offset, sent_at, received_at, scored_at, code, score, features, batch_id, worker, device, log,
-                log_partition, log_offset, log_time)
+                partition, offset, sent_at, received_at, scored_at, code, score, features, batch_id, worker, device,
+                log, log_partition, log_offset, log_time)
             WITH intDiv(number, {_BATCH}) AS batch, batch % 2 = 0 AS first,
                 fromUnixTimestamp64Micro(toInt64({began} + (batch + 1) * {_BATCH} * {step}), 'UTC') AS moment
             SELECT 'r' || toString(number), 0, 'u' || toString(cityHash64(number) % 200000), 'm',

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, date, datetime, timedelta
 from itertools import pairwise
 from typing import Any, Final
@@ -132,7 +132,8 @@ def _serve(warehouse: Warehouse, start: date, days: int, began: datetime, now: d
 
 
 def _experiment(warehouse: Warehouse, began: datetime, now: datetime, looks: int) -> Plan:
-    plan = Plan(definition()).start(began - timedelta(seconds=1))
+    # The demo's slots are a second long, as its month takes minutes; hours have too many of those.
+    plan = Plan(replace(definition(), slot=timedelta(seconds=30))).start(began - timedelta(seconds=1))
     at = round(began.timestamp() * 1e6)
     bodies = (("experiment", EXPERIMENT, experiment().to_json()), (PLAN_KIND, EXPERIMENT, plan.to_json()))
     for number, (kind, name, body) in enumerate(bodies):

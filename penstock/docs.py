@@ -16,13 +16,15 @@ from typing import Any, Final, NamedTuple
 
 from pydantic import BaseModel
 
+from analytics.alert_catalogue import CATALOGUE
+from analytics.alert_rules import shipped_rules
 from analytics.definition_keys import TABLES, Key
 from penstock.settings import KafkaSettings, Settings
 from schemas.codec import Codec, schema_json
 from schemas.records import RECORDS
 from schemas.topics import DAY_MS, Topics, TopicSpec, topic_specs
 
-PAGES: Final = ("records-and-topics.md", "operations.md", "experiments.md")
+PAGES: Final = ("records-and-topics.md", "operations.md", "experiments.md", "alerts.md")
 Schema = dict[str, Any]
 
 
@@ -44,6 +46,7 @@ USES: Final[Mapping[str, _Use]] = {
     "outcomes": _Use("Outcome", _USER, "applications", "ingest"),
     "dead_letters": _Use("DeadLetter", "the record's", "scoring workers, ingest", "ingest, people"),
     "control": _Use("Control", "`kind/name`", "`penstock control`, `penstock experiments`", "scoring workers, ingest"),
+    "alerts": _Use("Alert", "alert_id", "monitor", "ingest"),
 }
 
 
@@ -62,10 +65,12 @@ def topics_table(partitions: int) -> str:
 
 
 def _kept(spec: TopicSpec) -> str:
-    if spec.config.get("cleanup.policy") == "compact":
+    policy = spec.config.get("cleanup.policy", "delete")
+    if policy == "compact":
         return "compacted"
     days = int(spec.config["retention.ms"]) / DAY_MS
-    return f"{days:g} d" if days >= 1 else f"{days * 24:g} h"
+    for_long = f"{days:g} d" if days >= 1 else f"{days * 24:g} h"
+    return f"compacted, {for_long}" if "compact" in policy else for_long
 
 
 def records() -> str:
@@ -157,7 +162,8 @@ def _python(kind: Any) -> str:
     if origin is typing.Literal:
         return " or ".join(json.dumps(one) for one in typing.get_args(kind))
     name = (origin or kind).__name__
-    return {"str": "text", "int": "whole number", "float": "number", "bool": "true or false", "dict": "table"}[name]
+    words = {"str": "text", "int": "whole number", "float": "number", "bool": "true or false", "dict": "table"}
+    return {**words, "tuple": "list"}[name]
 
 
 def experiment_keys() -> str:
@@ -176,6 +182,26 @@ def experiment_keys() -> str:
         rows += [f"| `{one.name}` | {_cell(one.expected)} | {_left_out(one)} | {_cell(one.meaning)} |" for one in found]
         parts.append(f"{heads[table]}:\n\n" + "\n".join(rows))
     return "\n\n".join(parts)
+
+
+def alert_metrics() -> str:
+    """A Markdown table of the metrics that an alert rule may name."""
+    rows = ["| metric | meaning | labels | in summaries besides |", "|---|---|---|---|"]
+    for one in CATALOGUE.values():
+        labels, figures = (", ".join(f"`{name}`" for name in names) for names in (one.labels, one.figures))
+        rows.append(f"| `{one.name}` | {_cell(one.meaning)} | {labels} | {figures} |")
+    return "\n".join(rows)
+
+
+def shipped_alerts() -> str:
+    """A Markdown table of the rules that come with Penstock."""
+    rows = ["| rule | metric | when | for | severity |", "|---|---|---|---|---|"]
+    for one in shipped_rules():
+        hold = f"{one.hold.total_seconds() / 60:g} min" if one.hold else ""
+        enough = f", n ≥ {one.min_n}" if one.min_n else ""
+        when = _cell(str(one.condition)) + enough
+        rows.append(f"| `{one.name}` | `{one.metric}` | {when} | {hold} | {one.severity} |")
+    return "\n".join(rows)
 
 
 def _left_out(key: Key) -> str:
@@ -245,6 +271,8 @@ PARTS: Final[Mapping[str, Callable[[], str]]] = {
     "experiment-keys": experiment_keys,
     "experiment-plan": experiment_plan,
     "experiment-figures": experiment_figures,
+    "alert-metrics": alert_metrics,
+    "alert-rules": shipped_alerts,
 }
 _BLOCK: Final = re.compile(r"<!-- generated: (\S+) -->\n.*?<!-- end -->", re.DOTALL)
 

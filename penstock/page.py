@@ -47,9 +47,9 @@ from penstock.page_access import COOKIE, HOURS, Access, inside, loopback
 from penstock.page_assets import assets, serve_assets
 
 Form = Literal["html", "json"]
-# Sets a silence from matchers (model=flight-delay), a duration (1h), a comment and who wrote it; says what came of it.
-# Raises `ValueError` in one line for what cannot be one.
-Silence = Callable[[str, str, str, str], str]
+# Sets a silence from matchers (model=flight-delay), a duration (1h), a comment and who wrote it. Raises `ValueError` in
+# one line for what cannot be one.
+Silence = Callable[[str, str, str, str], None]
 REFRESH: Final = 5
 _MOST_BODY: Final = 16 * 1024
 _MOST_REPORTS: Final = 64

@@ -24,6 +24,7 @@ from penstock.running import read_stack
 from penstock.settings_errors import SettingsError, explain, hide, place
 from penstock.settings_properties import wrong_properties
 from penstock.settings_sections import (
+    AlertSettings,
     ClickHouseSettings,
     ExperimentSettings,
     HttpSettings,
@@ -40,6 +41,7 @@ if TYPE_CHECKING:
     from schemas.codec import Codec
 
 __all__ = [
+    "AlertSettings",
     "ClickHouseSettings",
     "ExperimentSettings",
     "HttpSettings",
@@ -70,6 +72,7 @@ class Settings(BaseSettings):
     worker: WorkerSettings = WorkerSettings()
     ingest: IngestSettings = IngestSettings()
     experiments: ExperimentSettings = ExperimentSettings()
+    alerts: AlertSettings = AlertSettings()
     http: HttpSettings = HttpSettings()
     page: PageSettings = PageSettings()
     stack: StackSettings = StackSettings()

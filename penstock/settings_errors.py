@@ -9,7 +9,9 @@ from typing import Any, Final
 
 from pydantic import BaseModel, ValidationError
 
-_SECRET: Final = re.compile(r"password|secret|token|credential|\.key|_key|jaas|basic\.auth", re.IGNORECASE)
+_SECRET: Final = re.compile(
+    r"password|secret|token|credential|\.key|_key|jaas|basic\.auth|webhooks\.[^.]+\.(?:url|headers)", re.IGNORECASE
+)
 _IN_URL: Final = re.compile(r"(//[^:/@\s]*:)[^@/\s]+@")
 HIDDEN: Final = "***"
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal
@@ -226,6 +227,82 @@ class ExperimentSettings(_Section):
 
     watch_seconds: float = Field(default=60.0, ge=0)
     """How often it is seen whether a look at an experiment is due; 0: never, looks are then made by hand."""
+
+
+class WebhookSettings(_Section):
+    """An address that is told of alerts."""
+
+    url: str
+    """Where to POST, http(s)://…; it may hold a secret and is not shown."""
+    form: Literal["slack", "json"] = "json"
+    """"slack": what Slack's incoming webhooks take; "json": every field."""
+    headers: dict[str, str] = {}
+    """Headers of each request, such as Authorization."""
+
+    @field_validator("url")
+    @classmethod
+    def _is_http(cls, value: str) -> str:
+        return _http_address(value)
+
+
+class AlertSettings(_Section):
+    """The engine that raises alerts and tells people, in the ingest process."""
+
+    rules: str = ""
+    """A TOML file of rules; empty: those that come with Penstock. An empty file: none."""
+    watch_seconds: float = Field(default=15.0, ge=0)
+    """How often rules are looked at; 0: never, and nobody is told of anything."""
+    group: str = Field(default="penstock-alerts", min_length=1)
+    """The consumer group that reads the topic of alerts: of several ingest processes the one that holds it leads."""
+    alertmanager: tuple[str, ...] = ()
+    """Prometheus Alertmanagers, http(s)://host:9093 each; all of them are told."""
+    alertmanager_refresh_seconds: float = Field(default=60.0, ge=1)
+    """How often an Alertmanager is told again of what is on; after four times without, it takes it for resolved."""
+    webhooks: dict[str, WebhookSettings] = {}
+    """Tables by name: url, form ("slack" or "json"), headers."""
+    log: bool = True
+    """Whether alerts are lines of the log as well."""
+    link: str = ""
+    """Where whoever is told finds more, http(s)://…: the generatorURL of Alertmanager, a link in Slack. Empty: none."""
+    group_by: tuple[str, ...] = ("rule",)
+    """Webhooks get one message for the alerts that have these labels in common (rule and severity count as labels)."""
+    group_wait_seconds: float = Field(default=10.0, ge=0)
+    """How long a webhook's first message of a group waits for others of it."""
+    group_interval_seconds: float = Field(default=60.0, ge=0)
+    """How long until a webhook's next message of the same group."""
+    repeat_seconds: float = Field(default=4 * 3600.0, ge=60)
+    """After how long a webhook is told again of what is still on."""
+
+    @field_validator("alertmanager")
+    @classmethod
+    def _are_http(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        if len(set(value)) != len(value):
+            raise ValueError("an Alertmanager is there twice")
+        return tuple(_http_address(one) for one in value)
+
+    @field_validator("link")
+    @classmethod
+    def _is_http(cls, value: str) -> str:
+        return _http_address(value) if value else value
+
+    @field_validator("webhooks")
+    @classmethod
+    def _are_named(cls, value: dict[str, WebhookSettings]) -> dict[str, WebhookSettings]:
+        for name in value:
+            if not re.fullmatch(r"[A-Za-z0-9_-]+", name) or name == "log" or name.startswith("alertmanager"):
+                raise ValueError(f"{name!r} is no name for a webhook: letters, digits, _, -, not log or alertmanager")
+        return value
+
+
+def _http_address(value: str) -> str:
+    try:
+        parts = urlsplit(value)
+        good = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+    except ValueError:  # a port that is none
+        good = False
+    if not good:
+        raise ValueError(f"expected http(s)://host[:port][/path], got {hide(value)[:16]!r}…")
+    return value
 
 
 class HttpSettings(_Section):

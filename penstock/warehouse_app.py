@@ -81,7 +81,7 @@ def create_app(sql: ReadOnlySql, health: Health, registry: CollectorRegistry, lo
     def post_look(request: Request, experiment: str = "", force: bool = False, ahead: float = 0.0) -> Response:
         if looks is None:
             return _error(404, "this process does not look at experiments")
-        if request.client is None or not _loopback(request.client.host):
+        if request.client is None or not is_loopback(request.client.host):
             return _error(403, "looks are asked for on the machine itself")
         try:
             return JSONResponse({"outcomes": looks(experiment, force, ahead)})
@@ -108,7 +108,8 @@ def create_app(sql: ReadOnlySql, health: Health, registry: CollectorRegistry, lo
     return app
 
 
-def _loopback(host: str) -> bool:
+def is_loopback(host: str) -> bool:
+    """Whether an address is this machine's own."""
     try:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:

@@ -67,16 +67,23 @@ def _ask_server(settings: Settings, statement: str, form: str) -> Any:
 
 
 def _post(settings: Settings, path: str, body: bytes, timeout: float) -> str:
+    return request(settings, "POST", path, body, timeout=timeout)
+
+
+def request(
+    settings: Settings, method: str, path: str, body: bytes | None = None, *, kind: str = "text/plain", timeout: float
+) -> str:
+    """What the process that holds the warehouse answers; `kind` is the body's media type. Raises `AskError`."""
     host, port = settings.http.host, settings.http.warehouse_port
     # A process that listens on every address is asked on this machine's own.
     host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)  # noqa: S104 - compared, not bound
     place = f"http://{f'[{host}]' if ':' in host else host}:{port}"
-    headers = {"Content-Type": "text/plain", **credentials(settings)}
-    request = urllib.request.Request(f"{place}{path}", body, headers)  # noqa: S310 - ours
+    headers = {"Content-Type": kind, **credentials(settings)}
+    wanted = urllib.request.Request(f"{place}{path}", body, headers, method=method)  # noqa: S310 - ours
     # A proxy of the environment is not meant for the process next door.
     opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
     try:
-        with opener.open(request, timeout=timeout) as response:
+        with opener.open(wanted, timeout=timeout) as response:
             return str(response.read().decode())
     except urllib.error.HTTPError as error:
         with error:

@@ -22,6 +22,7 @@ from schemas.framing import SingleObjectFraming
 from schemas.partitioning import murmur2, partition_for, record_key
 from schemas.records import (
     RECORDS,
+    Alert,
     BatchSummary,
     Column,
     Control,
@@ -160,6 +161,22 @@ def samples() -> tuple[Record, ...]:
             headers={"traceparent": b"00-01"},
         ),
         Control(kind="experiment", name="late-arrivals", revision=4, body="{}", changed_at=_AT, author="früh"),
+        Alert(
+            alert_id="error_rate/9f86d081884c7d65",
+            rule="error_rate",
+            state="firing",
+            raised_at=_AT + 61_000_000,
+            severity="critical",
+            source="monitor",
+            labels={"model": "flight-delay"},
+            summary="flight-delay 2: 12.0% of 250 rows failed, at most 5.0% may",
+            value=0.12,
+            threshold=0.05,
+            n=250,
+            window_start=_AT,
+            window_end=_AT + 60_000_000,
+            evidence='{"stopped": []}',
+        ),
     )
 
 

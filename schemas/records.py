@@ -196,7 +196,29 @@ class Control:
     author: str = ""
 
 
-Record = ScoreRequest | ScoreBatch | ScoreReply | PredictionBatch | BatchSummary | Outcome | DeadLetter | Control
+@dataclass(frozen=True, slots=True)
+class Alert:
+    """Something is wrong (state firing), or is well again (resolved). Key: alert_id."""
+
+    alert_id: str
+    rule: str
+    state: str
+    raised_at: int
+    severity: str = "warning"
+    source: str = ""
+    labels: Mapping[str, str] = field(default_factory=dict)
+    summary: str = ""
+    value: float = 0.0
+    threshold: float = 0.0
+    n: int = 0
+    window_start: int = 0
+    window_end: int = 0
+    evidence: str = "{}"
+
+
+Record = (
+    ScoreRequest | ScoreBatch | ScoreReply | PredictionBatch | BatchSummary | Outcome | DeadLetter | Control | Alert
+)
 RECORDS: tuple[type[Record], ...] = (
     ScoreRequest,
     ScoreBatch,
@@ -206,4 +228,5 @@ RECORDS: tuple[type[Record], ...] = (
     Outcome,
     DeadLetter,
     Control,
+    Alert,
 )

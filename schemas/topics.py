@@ -24,6 +24,7 @@ class Topics:
     outcomes: str = field(init=False)
     dead_letters: str = field(init=False)
     control: str = field(init=False)
+    alerts: str = field(init=False)
 
     def __post_init__(self) -> None:
         for one in fields(self):
@@ -41,6 +42,7 @@ _NAMES: Final = {
     "outcomes": "outcomes",
     "dead_letters": "dead.letters",
     "control": "control",
+    "alerts": "alerts",
 }
 
 
@@ -54,7 +56,7 @@ class TopicSpec:
 
 
 def topic_specs(topics: Topics, partitions: int = 8) -> tuple[TopicSpec, ...]:
-    """Every topic Penstock needs. Control is compacted and has one partition, so that its order is total."""
+    """Every topic Penstock needs. Control and alerts are compacted and have one partition: their order is total."""
     size = {"max.message.bytes": str(MAX_MESSAGE_BYTES)}
 
     def kept(days: float) -> dict[str, str]:
@@ -70,4 +72,5 @@ def topic_specs(topics: Topics, partitions: int = 8) -> tuple[TopicSpec, ...]:
         TopicSpec(topics.outcomes, partitions, kept(7)),
         TopicSpec(topics.dead_letters, 1, kept(14)),
         TopicSpec(topics.control, 1, {**size, "cleanup.policy": "compact"}),
+        TopicSpec(topics.alerts, 1, {**kept(7), "cleanup.policy": "compact,delete"}),
     )

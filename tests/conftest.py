@@ -9,12 +9,14 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from prometheus_programs import missing as missing_for_prometheus
 
 from penstock.brokers import ApacheKafka, EmbeddedBroker, LocalBroker, kafka_jars, missing_for_kafka
 from producers.publisher import create_topics
 from schemas.topics import Topics
 
 _REQUIRED = os.environ.get("PENSTOCK_REQUIRE_KAFKA") == "1"
+_PROMETHEUS_REQUIRED = os.environ.get("PENSTOCK_REQUIRE_PROMETHEUS") == "1"
 _NO_CHROMIUM = "no chromium is on PATH (Debian: apt-get install --no-install-recommends chromium)"
 
 
@@ -67,6 +69,17 @@ def kafka_runs_here() -> None:
 
 
 @pytest.fixture(scope="session")
+def prometheus_runs_here() -> None:
+    """Skip the test where Prometheus or Alertmanager is missing; fail it where PENSTOCK_REQUIRE_PROMETHEUS=1."""
+    problem = missing_for_prometheus()
+    if not problem:
+        return
+    if _PROMETHEUS_REQUIRED:
+        pytest.fail(f"PENSTOCK_REQUIRE_PROMETHEUS=1, but {problem}", pytrace=False)
+    pytest.skip(problem)
+
+
+@pytest.fixture(scope="session")
 def chromium() -> str:
     """The path of a Chromium. Skips the test without one; fails it where PENSTOCK_REQUIRE_CHROMIUM=1 says so."""
     found = shutil.which("chromium") or shutil.which("chromium-browser")
@@ -78,9 +91,13 @@ def chromium() -> str:
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    """Say in a line what did not run for want of Apache Kafka, or of a browser."""
+    """Say in a line what did not run for want of Apache Kafka, of Prometheus, or of a browser."""
     reports = terminalreporter.stats.get("skipped", [])
-    for what, problem in (("against Apache Kafka", missing_for_kafka()), ("in a browser", _NO_CHROMIUM)):
-        count = sum(1 for one in reports if problem is not None and problem in str(one.longrepr))
+    for what, problem in (
+        ("against Apache Kafka", missing_for_kafka()),
+        ("against Prometheus and Alertmanager", missing_for_prometheus()),
+        ("in a browser", _NO_CHROMIUM),
+    ):
+        count = sum(1 for one in reports if problem and problem in str(one.longrepr))
         if count:
             terminalreporter.write_line(f"{count} tests {what} did not run: {problem}.")

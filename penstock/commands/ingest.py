@@ -15,18 +15,21 @@ def register(app: typer.Typer) -> None:
 def ingest(
     as_json: Annotated[bool, typer.Option("--json", help="One line of JSON at the start: who and where.")] = False,
 ) -> None:
-    """Fill ClickHouse from Kafka, look at running experiments when it is due, serve the page and read-only SQL."""
+    """Fill ClickHouse from Kafka, look at experiments when it is due, raise alerts, serve the page and answer SQL."""
     import logging
     import os
     import signal
     import socket
     import threading
 
+    from analytics.alert_rules import AlertRuleError, read_rules
     from analytics.dashboard.sessions import Sessions
     from analytics.migrate import migrate
     from analytics.readonly import ReadOnlySql
     from analytics.warehouse import Warehouse, WarehouseError, WarehouseUnavailableError
     from models.registry import ModelStore
+    from penstock import alert_desk
+    from penstock.alert_watch import watch as watch_alerts
     from penstock.console import fail, print_json, settings
     from penstock.experiment_reading import serve
     from penstock.experiment_watch import ExperimentWatch, control_topic, plans_on
@@ -36,6 +39,7 @@ def ingest(
     from penstock.page_guard import Guard
     from penstock.page_lag import LagWatch, lag_of
     from penstock.page_models import versions_in
+    from penstock.page_silence import silence_by
     from penstock.warehouse_app import AppServer, create_app
     from penstock.warehouse_config import warehouse_config
     from stream_workers.ingest import Ingest, KafkaConfigs
@@ -44,6 +48,10 @@ def ingest(
     from stream_workers.ops import Health, IngestMetrics, OpsServerError, configure_logging, new_registry
 
     chosen = settings()
+    try:
+        rules = read_rules(chosen.alerts.rules)
+    except AlertRuleError as error:
+        fail(f"alerts.rules: {error}")
     configure_logging(chosen.log.format == "json", chosen.log.level, "ingest")
     log = logging.getLogger(__name__)
     stop = threading.Event()
@@ -51,7 +59,7 @@ def ingest(
         signal.signal(number, lambda *_: stop.set())
 
     try:
-        rules = access(chosen)
+        who = access(chosen)
     except AccessError as error:
         fail(str(error))
     config = warehouse_config(chosen)
@@ -80,12 +88,23 @@ def ingest(
         watch = ExperimentWatch(for_looks, plans_on(control_topic(chosen)), chosen.experiments.watch_seconds)
         app = create_app(readonly, health, registry, watch.looks)
         serve(app, watch.reading)
+        metrics = IngestMetrics(registry)
+        alerts = watch_alerts(chosen, rules, warehouse.another, registry, health)
+        alert_desk.serve(app, alerts.engine)
         store = chosen.models.store
         lags = LagWatch(lag_of(chosen, registry))
-        sources = Sources(sessions, readonly, rules, versions_in(ModelStore(store)), store, lags.latest)
+        sources = Sources(
+            sessions,
+            readonly,
+            who,
+            versions_in(ModelStore(store)),
+            store,
+            lags.latest,
+            silence_by(alerts.engine.silence),
+        )
         serve_page(app, sources)
-        server = AppServer(Guard(app, rules), chosen.http.host, chosen.http.warehouse_port)
-        with watch, lags, server:
+        server = AppServer(Guard(app, who), chosen.http.host, chosen.http.warehouse_port)
+        with watch, alerts, lags, server:
             log.info("the page, SQL, metrics and health at %s", server.url)
             if as_json:
                 about = {"pid": os.getpid(), "url": server.url, "warehouse": config.place, "database": config.database}
@@ -98,11 +117,11 @@ def ingest(
                 WarehouseSink(warehouse),
                 limits=BlockLimits(rows=chosen.ingest.block_rows, seconds=chosen.ingest.block_seconds),
                 name=name,
-                metrics=IngestMetrics(registry),
+                metrics=metrics,
                 health=health,
             )
             worker.run(stop)
-    except (OpsServerError, AssetError) as error:
+    except (OpsServerError, WarehouseError, AssetError) as error:
         fail(str(error))
     finally:
         sessions.close()

@@ -1,4 +1,4 @@
-"""One warehouse with all tables, fresh for each test, in the run's chDB."""
+"""Warehouses with all tables in the run's chDB: one fresh for each test, one that tests of alerts share."""
 
 from __future__ import annotations
 
@@ -17,3 +17,18 @@ def warehouse() -> Iterator[Warehouse]:
     with fresh_warehouse() as fresh:
         migrate(fresh)
         yield fresh
+
+
+@pytest.fixture(scope="session")
+def _alerts_database() -> Iterator[Warehouse]:
+    with fresh_warehouse() as shared:
+        migrate(shared)
+        yield shared
+
+
+@pytest.fixture
+def alerts_warehouse(_alerts_database: Warehouse) -> Warehouse:
+    """A migrated warehouse whose alerts and silences are this test's alone; to be left without anything else."""
+    for table in ("alert_events", "alert_silences"):
+        _alerts_database.command(f"TRUNCATE TABLE {table}")
+    return _alerts_database

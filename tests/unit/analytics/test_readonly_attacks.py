@@ -125,7 +125,7 @@ def test_every_cut_says_what_to_do(warehouse: Warehouse) -> None:
         sql = ReadOnlySql(session, limits)
         with pytest.raises(WarehouseError, match=r"ran for more than 0\.3 s and was broken off: ask for less"):
             sql.json("SELECT count() FROM numbers(300000000000) WHERE rand() % 7 = number % 7")
-        with pytest.raises(WarehouseError, match="larger than 1,000 rows or 1 MiB: .* end it with LIMIT 1000"):
+        with pytest.raises(WarehouseError, match=r"larger than 1,000 rows or 1 MiB: .* end it with LIMIT 1000"):
             sql.json("SELECT number FROM numbers(10000000)")
         with pytest.raises(WarehouseError, match="larger than 1,000 rows or 1 MiB"):
             sql.json("SELECT repeat(toString(number), 5000) FROM numbers(900)")

@@ -18,6 +18,7 @@ from penstock.cli import build
 from penstock.settings import Settings, SettingsError, load
 from schemas.topics import topic_specs
 from stream_workers.ops import Health, IngestMetrics, OpsServer, WorkerMetrics, new_registry
+from stream_workers.ops_alerts import AlertMetrics
 
 ROOT = Path(__file__).parents[3]
 COMPOSE: dict[str, Any] = yaml.safe_load((ROOT / "docker-compose.yml").read_text("utf-8"))
@@ -133,6 +134,7 @@ def test_alerts_ask_for_metrics_there_are() -> None:
     registry = new_registry()
     WorkerMetrics(registry, "w")
     IngestMetrics(registry)
+    AlertMetrics(registry)
     there = {family.name + ("_total" if family.type == "counter" else "") for family in registry.collect()}
     rules = (ROOT / "deploy/prometheus/rules.yml").read_text("utf-8")
     asked = {re.sub(r"_bucket$", "", name) for name in re.findall(r"\bpenstock_\w+", rules)}

@@ -21,6 +21,7 @@ from penstock.stack_ops import StackOps
 from schemas.records import RECORDS
 from schemas.topics import Topics, topic_specs
 from stream_workers.ops import IngestMetrics, WorkerMetrics, new_registry
+from stream_workers.ops_alerts import AlertMetrics
 
 PAGES = sorted(path.name for path in docs.folder().glob("*.md"))
 
@@ -57,6 +58,7 @@ def test_the_page_names_exactly_the_metrics_there_are() -> None:
     registry = new_registry()
     WorkerMetrics(registry, "w")
     IngestMetrics(registry)
+    AlertMetrics(registry)
     StackOps("127.0.0.1", 0, ["broker"], registry).stop()
     there = {
         family.name + ("_total" if family.type == "counter" else "")

@@ -1,4 +1,4 @@
-"""A warehouse with real flights in it, as a day of use leaves it, and the page over it; one of each for all tests here."""
+"""A warehouse with real flights in it, as a day of use leaves it: one for all tests of the page."""
 
 from __future__ import annotations
 

@@ -23,18 +23,20 @@ from penstock.warehouse_app import create_app
 from stream_workers.ops_health import Health
 
 HERE = frozenset({"127.0.0.1", "localhost", "testserver"})
+OPEN = Access(hosts=HERE)
+LIMITS = QueryLimits()
 LAGS = (Lag("penstock-scoring", "scoring.requests", 3),)
 
 
 @contextmanager
 def page_over(
     warehouse: Warehouse,
-    access: Access = Access(hosts=HERE),
+    access: Access = OPEN,
     *,
     silence: Silence | None = None,
     store: str | None = None,
     now: datetime | None = None,
-    limits: QueryLimits = QueryLimits(),
+    limits: QueryLimits = LIMITS,
 ) -> Iterator[ASGIApp]:
     """The guarded application."""
     sessions = Sessions(warehouse, most=2)

@@ -7,7 +7,7 @@ import pytest
 from penstock.page_access import COOKIE, HOURS, Access, AccessError, access, inside, loopback
 from penstock.settings import HttpSettings, PageSettings, Settings, SettingsError, load
 
-TOKEN = "correct-horse-battery"
+TOKEN = "correct-horse-battery"  # noqa: S105 - of no use anywhere
 HERE = Access(hosts=frozenset({"localhost", "127.0.0.1", "::1"}))
 
 
@@ -113,7 +113,7 @@ def test_an_address_that_others_can_reach_is_not_listened_on_without_a_token(hos
 
 
 def test_a_proxys_name_is_served_where_it_is_listed_and_needs_the_token_too() -> None:
-    with pytest.raises(AccessError, match="page.hosts"):
+    with pytest.raises(AccessError, match=r"page\.hosts"):
         access(Settings(page=PageSettings(hosts="penstock.example")))
     rules = access(Settings(page=PageSettings(hosts="penstock.example, other.example", token=TOKEN)))
     for host, status in (("penstock.example", 0), ("other.example:443", 0), ("localhost", 0), ("evil.example", 421)):

@@ -6,6 +6,7 @@ from hypothesis import strategies as st
 
 from schemas.codes import Code
 from schemas.records import (
+    Alert,
     BatchSummary,
     Column,
     Control,
@@ -59,6 +60,7 @@ PARTS: dict[type[Record], dict[str, st.SearchStrategy[object]]] = {
         "headers": st.dictionaries(texts, st.none() | blobs, max_size=3),
     },
     Control: {},
+    Alert: {"labels": st.dictionaries(texts, texts, max_size=3)},
 }
 PLAIN: dict[str, st.SearchStrategy[object]] = {
     "str": texts,
