@@ -239,7 +239,7 @@ if (location.hash === "#query") document.getElementById("query")?.focus();
 const heat = document.querySelector('#heat a.cell[aria-current="true"]');
 if (heat) {
   const map = heat.closest(".scroll");
-  map.scrollLeft = heat.offsetLeft - map.clientWidth / 2;
+  map.scrollLeft += heat.getBoundingClientRect().left - map.getBoundingClientRect().left - map.clientWidth / 2;
 } else {
   for (const map of document.querySelectorAll(".heats")) map.scrollLeft = map.scrollWidth;
 }
