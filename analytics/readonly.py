@@ -9,57 +9,29 @@ from __future__ import annotations
 
 import json
 import queue
-import re
 import threading
 import uuid
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any
 
+from analytics.readonly_check import QueryRefusedError, check_read_only
 from analytics.warehouse import Warehouse, WarehouseError, WarehouseUnavailableError
 
-_TOKEN: Final = re.compile(
-    r"""
-    (?P<skip>   \s+ | --[^\n]* | \#[ !][^\n]* | /\*.*?\*/ )
-  | (?P<text>   '(?:[^'\\]|\\.|'')*' | \$(?P<tag>\w*)\$.*?\$(?P=tag)\$ )
-  | (?P<quoted> "(?:[^"\\]|\\.|"")*" | `(?:[^`\\]|\\.|``)*` )
-  | (?P<word>   [^\W\d]\w* )
-  | (?P<other>  . )
-    """,
-    re.VERBOSE | re.DOTALL,
-)
-_BEGINNINGS: Final = ("select", "with", "show", "describe", "desc", "exists", "explain")
-# Table functions that compute and reach nothing.
-_HARMLESS: Final = frozenset(
-    {
-        *("numbers", "numbers_mt", "zeros", "zeros_mt", "primes", "generateseries", "generate_series"),
-        *("generaterandom", "values", "sqlstandardvalues", "null", "format", "view", "merge"),
-        *("mergetreeindex", "mergetreeprojection"),
-    }
-)
-# Scalar functions that reach out of the warehouse; those that ask a language model are matched by _MODEL.
-_REACHING: Final = frozenset(
-    {"file", "catboostevaluate", "filesystemavailable", "filesystemcapacity", "filesystemunreserved"}
-)
-_MODEL: Final = re.compile(r"ai(generate|embed|classify|extract|filter|redact|translate|similarity)\w*")
-# ClickHouse's lexer takes typographic quotes for quotes; ours does not, so they must not occur outside a string.
-_ODD: Final = re.compile("[\u2018\u2019\u201c\u201d\u2212\x00-\x08\x0e-\x1f]")
-
-
-class QueryRefusedError(WarehouseError):
-    """A statement that is no single, harmless question."""
+__all__ = ["Cancel", "QueryLimits", "QueryRefusedError", "ReadOnlySql", "check_read_only"]
 
 
 @dataclass(frozen=True, slots=True)
 class QueryLimits:
-    """What one question may cost: seconds, rows of its result, bytes of memory.
+    """What one question may cost: seconds, rows and bytes of its result, bytes of memory.
 
     `at_once` questions are answered side by side; one more waits up to `patience` seconds for its turn.
     """
 
     seconds: float = 30.0
     rows: int = 100_000
+    bytes: int = 64 * 1024**2
     memory: int = 2 * 1024**3
     at_once: int = 4
     patience: float = 10.0
@@ -74,53 +46,6 @@ class Cancel:
         self.wanted = threading.Event()
 
 
-def check_read_only(sql: str, reaching: Iterable[str] = ()) -> str:
-    """The statement without its last semicolon. Raises `QueryRefusedError` naming what is not allowed.
-
-    `reaching`: lower-case names of functions that must not be called, besides those known to read files or models.
-    """
-    forbidden = frozenset(reaching) | _REACHING
-    tokens = _tokens(sql)
-    while tokens and tokens[-1] == ";":
-        tokens.pop()
-    if not tokens:
-        raise QueryRefusedError("the query is empty")
-    first = next((one for one in tokens if one != "("), "")
-    if first not in _BEGINNINGS:
-        raise QueryRefusedError(
-            f"only questions are answered here ({', '.join(_BEGINNINGS).upper()}), not {first.upper()}"
-        )
-    for at, word in enumerate(tokens):
-        after = tokens[at + 1] if at + 1 < len(tokens) else ""
-        if word == ";":
-            raise QueryRefusedError("one statement at a time")
-        if _ODD.search(word):
-            raise QueryRefusedError(f"typographic quotes and control characters are not allowed: {word!r}")
-        if word == "into" and after == "outfile":
-            raise QueryRefusedError("INTO OUTFILE is not allowed: use --csv or --json and redirect")
-        if word == "format" and at == len(tokens) - 2 and after.isidentifier():
-            raise QueryRefusedError("leave FORMAT out: --csv and --json choose it")
-        if after == "(" and (word in forbidden or _MODEL.fullmatch(word)):
-            raise QueryRefusedError(f"{word}() reaches out of the warehouse and is not allowed")
-    return sql.strip().rstrip(";").rstrip()
-
-
-def _tokens(sql: str) -> list[str]:
-    """Words (lower case, also those in quotes: a function's name may be quoted) and signs; no comments or texts."""
-    found: list[str] = []
-    for match in _TOKEN.finditer(sql):
-        kind = match.lastgroup if match.lastgroup != "tag" else "text"
-        if kind == "skip":
-            continue
-        if kind == "text" or match["text"] is not None:
-            found.append("''")
-        elif kind == "quoted":
-            found.append(match[0][1:-1].lower())
-        else:
-            found.append(match[0].lower())
-    return found
-
-
 class ReadOnlySql:
     """Answers questions side by side, over sessions of its own, which it restricts for good.
 
@@ -128,9 +53,9 @@ class ReadOnlySql:
     """
 
     def __init__(self, warehouse: Warehouse, limits: QueryLimits = QueryLimits()) -> None:
-        self._limits = limits
+        self.limits = limits
         names = (str(row[0]).lower() for row in warehouse.query("SELECT name FROM system.table_functions").rows)
-        self._reaching = frozenset(names) - _HARMLESS
+        self._reaching = frozenset(names)
         self._first = warehouse
         self._own: list[Warehouse] = []
         # A place in the queue is a right to ask; None is one whose session is not open yet.
@@ -165,25 +90,36 @@ class ReadOnlySql:
     def _ask(self, sql: str, form: str, cancel: Cancel | None) -> bytes:
         statement = check_read_only(sql, self._reaching)
         with self._session() as session:
-            if cancel is None:
-                return session.raw(statement, form)
-            if cancel.wanted.is_set():
+            if cancel is not None and cancel.wanted.is_set():
                 raise WarehouseError("the question was broken off")
             # On a line of its own at the end: there it moves no position that an error names.
-            remark = f"/* {cancel.mark} */"
+            remark = f"/* {cancel.mark} */" if cancel is not None else ""
             try:
-                return session.raw(f"{statement}\n{remark}", form)
+                return session.raw(f"{statement}\n{remark}" if remark else statement, form)
             except WarehouseError as error:
-                raise type(error)(str(error).replace(f"{remark} ", "")) from error
+                said = str(error).replace(f"{remark} ", "") if remark else str(error)
+                raise type(error)(self._advice(said)) from error
+
+    def _advice(self, said: str) -> str:
+        """What ClickHouse said, behind what to do about it where that is a limit of ours."""
+        limits = self.limits
+        if "(TIMEOUT_EXCEEDED)" in said:
+            return f"the question ran for more than {limits.seconds:g} s and was broken off: ask for less. {said}"
+        if "(TOO_MANY_ROWS_OR_BYTES)" in said:
+            size = f"{limits.rows:,} rows or {limits.bytes // 1024**2} MiB"
+            return f"the answer is larger than {size}: sum it up, or end it with LIMIT {limits.rows}. {said}"
+        if "(MEMORY_LIMIT_EXCEEDED)" in said:
+            return f"the question needs more than {limits.memory / 1024**3:g} GiB of memory: ask for less. {said}"
+        return said
 
     @contextmanager
     def _session(self) -> Iterator[Warehouse]:
         try:
-            session = self._idle.get(timeout=self._limits.patience)
+            session = self._idle.get(timeout=self.limits.patience)
         except queue.Empty:
             raise WarehouseUnavailableError(
-                f"{self._limits.at_once} questions are being answered and none of them ended within "
-                f"{self._limits.patience:g} s: ask again later"
+                f"{self.limits.at_once} questions are being answered and none of them ended within "
+                f"{self.limits.patience:g} s: ask again later"
             ) from None
         try:
             if session is None:
@@ -194,11 +130,12 @@ class ReadOnlySql:
             self._idle.put(session)
 
     def _restricted(self, session: Warehouse) -> Warehouse:
-        limits = self._limits
+        limits = self.limits
         session.restrict(
             {
                 "max_execution_time": str(limits.seconds),
                 "max_result_rows": str(limits.rows),
+                "max_result_bytes": str(limits.bytes),
                 "result_overflow_mode": "throw",
                 "max_memory_usage": str(limits.memory),
                 "output_format_json_quote_64bit_integers": "0",

@@ -40,16 +40,20 @@ def page(reading: Reading) -> str:
         element("title", f"{definition.name}: {words.headline(reading).lower()}"),
         element("style", raw(_style())),
     )
-    body = element(
-        "main",
+    body = element("main", content(reading))
+    return f"<!doctype html>\n{element('html', element('head', *head), element('body', body), lang='en')}\n"
+
+
+def content(reading: Reading) -> Markup:
+    """What is within the document's `main`, for a page that has a head and a style sheet (report.css) of its own."""
+    return join((
         _title(reading),
         _decision(reading),
         _health(reading),
         _results(reading),
         _about(reading),
         _repeat(reading),
-    )
-    return f"<!doctype html>\n{element('html', element('head', *head), element('body', body), lang='en')}\n"
+    ))  # fmt: skip
 
 
 @cache

@@ -9,7 +9,9 @@ from collections.abc import Iterable
 from html import escape
 from typing import Final
 
-_VOID: Final = frozenset({"br", "meta", "circle", "line", "path", "rect", "polyline", "polygon"})
+# Elements without content: the first are HTML's, the others SVG's.
+_EMPTY: Final = frozenset({"br", "hr", "input", "link", "meta"})
+_VOID: Final = _EMPTY | {"circle", "line", "path", "rect", "polyline", "polygon"}
 # Text goes into a file of UTF-8: half a surrogate pair has no place there, nor a character that HTML does not know.
 _UNWRITABLE: Final = {**dict.fromkeys(range(0xD800, 0xE000), "\ufffd"), **dict.fromkeys((0, 11, 12), "\ufffd")}
 
@@ -41,7 +43,7 @@ def element(name: str, /, *content: str, **attributes: str | float | bool | None
         if value is not None and value is not False
     )
     if name in _VOID and not content:
-        return Markup(f"<{name}{written}>" if name in ("br", "meta") else f"<{name}{written}/>")
+        return Markup(f"<{name}{written}>" if name in _EMPTY else f"<{name}{written}/>")
     return Markup(f"<{name}{written}>{join(content)}</{name}>")
 
 

@@ -28,6 +28,7 @@ from penstock.experiments import Experiments, assignment_of
 from penstock.flights.data import LAST_DAY, Dataset, Flight, features, flights
 from penstock.model_store import open_store
 from penstock.settings import Settings
+from penstock.warehouse_client import credentials
 from producers.control import ControlTopic, now_us
 from producers.inbox import Inbox
 from producers.publisher import Publisher
@@ -174,7 +175,7 @@ def replay(
         tally = replaying.run(
             events(flights(plan.start, plan.days, data), run), Pace(plan.rate, plan.in_flight), on_replay
         )
-    evidence = Evidence(warehouse, run)
+    evidence = Evidence(warehouse, run, credentials(settings))
     complete = evidence.wait(tally.requests, tally.outcomes, lambda arrived: on_arrived(arrived, tally))
     return Report(plan, run, tally, evidence.findings(tally.requests, experiment()), complete)
 

@@ -89,9 +89,9 @@ class Findings:
 
 
 class Evidence:
-    """Asks `warehouse` (a URL) about a run."""
+    """Asks `warehouse` (a URL) about a run; `headers` are sent with each question."""
 
-    def __init__(self, warehouse: str, run: Run) -> None:
+    def __init__(self, warehouse: str, run: Run, headers: Mapping[str, str] | None = None) -> None:
         self._url = f"{warehouse}/sql"
         self._run: dict[str, int | str] = {
             "prefix": run.prefix,
@@ -99,6 +99,7 @@ class Evidence:
             "model": run.model,
             "outcome": run.outcome,
         }
+        self._headers = dict(headers or {})
         # A proxy of the environment is not meant for the process next door.
         self._opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 
@@ -165,7 +166,7 @@ class Evidence:
         text = files("analytics").joinpath("queries", f"{query}.sql").read_text("utf-8")
         body = fill(text, {**self._run, **values})
         request = urllib.request.Request(  # noqa: S310 - our own address
-            f"{self._url}?format=json", body.encode(), {"Content-Type": "text/plain"}
+            f"{self._url}?format=json", body.encode(), {"Content-Type": "text/plain", **self._headers}
         )
         try:
             with self._opener.open(request, timeout=90) as response:

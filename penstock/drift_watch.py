@@ -16,8 +16,9 @@ from analytics.profiles import CATEGORICAL, NUMERIC
 from analytics.retraining import Policy, Wish
 from analytics.warehouse import Warehouse, WarehouseError, WarehouseUnavailableError
 from models.errors import ModelError
-from models.registry import ModelStore
+from models.store import Store
 from penstock.drift_profile import make
+from penstock.model_store import open_store
 from penstock.retraining import Change, Retraining
 from producers.errors import BrokerUnavailableError
 
@@ -35,7 +36,7 @@ _LOOK_BACK: Final = timedelta(days=4)
 class Versions:
     """The versions of a model store as the drift job watches them; `live` of the control topic wins over the store."""
 
-    def __init__(self, store: ModelStore, topic: ControlTopic | None) -> None:
+    def __init__(self, store: Store, topic: ControlTopic | None) -> None:
         self._store = store
         self._topic = topic
 
@@ -109,7 +110,7 @@ def rounds(settings: Settings, warehouse: Warehouse, topic: ControlTopic | None)
     drift = settings.drift
     limits = Limits(psi=drift.psi, ks=drift.ks, fall=drift.fall, rows=drift.rows)
     policy = Policy(drift.retrain_days, timedelta(days=drift.retrain_every_days))
-    versions = Versions(ModelStore(settings.models.store), topic)
+    versions = Versions(open_store(settings.models), topic)
     job = DriftJob(warehouse, versions.watched, limits)
     return DriftRounds(warehouse, versions, None if topic is None else Retraining(topic), policy, job)
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Final, Protocol
 from urllib.parse import urlencode
 
 from analytics.reading_json import ReadingError, reading_from_json, reading_to_document
+from penstock.warehouse_client import credentials
 
 if TYPE_CHECKING:
     from fastapi import FastAPI
@@ -77,7 +78,8 @@ def ask(settings: Settings, name: str, look: int | None = None) -> Reading:
     # A proxy of the environment is not meant for the process next door.
     opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
     try:
-        with opener.open(f"{place}/reading?{query}", timeout=_SECONDS) as response:
+        request = urllib.request.Request(f"{place}/reading?{query}", headers=credentials(settings))  # noqa: S310 - ours
+        with opener.open(request, timeout=_SECONDS) as response:
             body = response.read().decode()
     except urllib.error.HTTPError as error:
         with error:

@@ -34,6 +34,7 @@ from penstock.settings_sections import (
     LogSettings,
     ModelSettings,
     MonitorSettings,
+    PageSettings,
     StackSettings,
     WorkerSettings,
 )
@@ -52,6 +53,7 @@ __all__ = [
     "LogSettings",
     "ModelSettings",
     "MonitorSettings",
+    "PageSettings",
     "Settings",
     "SettingsError",
     "StackSettings",
@@ -78,6 +80,7 @@ class Settings(BaseSettings):
     monitor: MonitorSettings = MonitorSettings()
     drift: DriftSettings = DriftSettings()
     http: HttpSettings = HttpSettings()
+    page: PageSettings = PageSettings()
     stack: StackSettings = StackSettings()
     log: LogSettings = LogSettings()
 

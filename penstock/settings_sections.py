@@ -29,6 +29,7 @@ _OURS: Final = {
 }
 # With group.protocol=consumer the broker decides these, and librdkafka refuses them.
 _CLASSIC_ONLY: Final = ("session.timeout.ms", "heartbeat.interval.ms", "partition.assignment.strategy")
+_SHORTEST_TOKEN: Final = 16
 
 
 def _flat(value: Any) -> Any:
@@ -390,11 +391,29 @@ class HttpSettings(_Section):
     worker_port: int = Field(default=0, ge=0, le=65535)
     """A worker's /metrics, /healthz and /readyz; 0: any free port."""
     warehouse_port: int = Field(default=8123, ge=0, le=65535)
-    """Ingest's /metrics, /healthz, /readyz and read-only /sql; 0: any free port."""
+    """The page, read-only /sql, /metrics, /healthz and /readyz of ingest; 0: any free port."""
     monitor_port: int = Field(default=0, ge=0, le=65535)
     """The monitor's /metrics, /healthz and /readyz; 0: any free port."""
     stack_port: int = Field(default=0, ge=0, le=65535)
     """The /metrics, /healthz and /readyz of `penstock up` itself; 0: any free port."""
+
+
+class PageSettings(_Section):
+    """The page of the process that holds the warehouse, and whoever asks that process anything."""
+
+    token: str = ""
+    """What everybody who asks for data has to show, 16 characters or more. Needed where http.host is not loopback."""
+    hosts: str = ""
+    """Names under which a proxy gives the page out, with commas between them. Needs the token."""
+    open_metrics: bool = False
+    """Whether /metrics is told without the token too, for a Prometheus that sends none."""
+
+    @field_validator("token")
+    @classmethod
+    def _is_long(cls, value: str) -> str:
+        if value and (len(value) < _SHORTEST_TOKEN or not value.isprintable() or not value.isascii() or " " in value):
+            raise ValueError(f"expected {_SHORTEST_TOKEN} or more letters, digits and signs of ASCII, without spaces")
+        return value
 
 
 class StackSettings(_Section):

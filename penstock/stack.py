@@ -21,6 +21,7 @@ from typing import IO, Any, Final, Self
 
 from penstock.brokers import ApacheKafka, BrokerError, EmbeddedBroker, LocalBroker, free_port, port_is_free
 from penstock.model_store import open_store
+from penstock.page_access import AccessError, access
 from penstock.running import RunningStack, read_stack, remove_stack, started_at, write_stack
 from penstock.settings import Settings
 from penstock.stack_ops import StackOps
@@ -83,6 +84,7 @@ class LocalStack:
 
     def start(self) -> Self:
         """Start everything and return when all of it is ready; leaves nothing behind where that fails."""
+        self._check_access()
         self._check_models()
         self._take_state()
         try:
@@ -215,6 +217,14 @@ class LocalStack:
                 f"there is no model in models.store = {self.settings.models.store!r}: add one "
                 "(penstock models add), or start without workers (--workers 0)"
             )
+
+    def _check_access(self) -> None:
+        """Ingest would refuse an address that others can reach without a token, again and again."""
+        if self.ingest:
+            try:
+                access(self.settings)
+            except AccessError as error:
+                raise StackError(str(error)) from None
 
     def _command(self, name: str, port: int, *arguments: str) -> Program:
         """A Penstock command as a service that listens for its operators on `port`."""

@@ -5,7 +5,6 @@ chDB lives in one process, so everybody else asks that process.
 
 from __future__ import annotations
 
-import asyncio
 import ipaddress
 import logging
 import socket
@@ -16,21 +15,19 @@ from typing import Annotated, Any, Final, Literal, Self
 
 import uvicorn
 from fastapi import Body, FastAPI, Query, Request, Response
-from fastapi.concurrency import run_in_threadpool
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_latest
 from starlette.exceptions import HTTPException
+from starlette.types import ASGIApp
 
 from analytics.readonly import Cancel, QueryRefusedError, ReadOnlySql
 from analytics.warehouse import WarehouseError, WarehouseUnavailableError
+from penstock.asking import while_there
 from producers.errors import BrokerUnavailableError
 from stream_workers.ops_health import Health, OpsServerError, state_of
 
-log = logging.getLogger(__name__)
 _LONGEST: Final = 64 * 1024
-# A cancelled query is looked for again after this: the first look may have come before ClickHouse had it.
-_CANCEL_AGAIN: Final = 0.5
 Format = Literal["json", "csv"]
 # Looks at experiments (one by name, or '' for all; whether due or not; as if so many seconds later) and
 # tells what came of each, as JSON values.
@@ -60,20 +57,7 @@ def create_app(sql: ReadOnlySql, health: Health, registry: CollectorRegistry, lo
 
     async def answer_while_there(request: Request, statement: str, form: Format) -> Response:
         """The answer; the query is broken off when who asked has gone away."""
-        cancel = Cancel()
-        asked = asyncio.ensure_future(run_in_threadpool(answer, statement, form, cancel))
-        gone = asyncio.ensure_future(_gone(request))
-        await asyncio.wait({asked, gone}, return_when=asyncio.FIRST_COMPLETED)
-        gone.cancel()
-        while not asked.done():
-            try:
-                # Not one of the threads that wait for answers: there may be none left.
-                await asyncio.to_thread(sql.cancel, cancel)
-            except WarehouseError as error:  # it ends by its own limit then
-                log.warning("a query that nobody waits for goes on: %s", error)
-                break
-            await asyncio.wait({asked}, timeout=_CANCEL_AGAIN)
-        return await asked
+        return await while_there(request, sql, lambda cancel: answer(statement, form, cancel))
 
     @app.get("/sql")
     async def get_sql(
@@ -124,12 +108,6 @@ def create_app(sql: ReadOnlySql, health: Health, registry: CollectorRegistry, lo
     return app
 
 
-async def _gone(request: Request) -> None:
-    """Returns when the connection of whoever asked is closed."""
-    while (await request.receive())["type"] != "http.disconnect":
-        pass
-
-
 def is_loopback(host: str) -> bool:
     """Whether an address is this machine's own."""
     try:
@@ -167,7 +145,7 @@ def _one_line_errors(app: FastAPI) -> None:
 class AppServer:
     """Serves an app from a thread. `port` 0 takes a free one; `.port` says which. Raises `OpsServerError`."""
 
-    def __init__(self, app: FastAPI, host: str, port: int) -> None:
+    def __init__(self, app: ASGIApp, host: str, port: int) -> None:
         self._host = host
         self.port = port
         config = uvicorn.Config(

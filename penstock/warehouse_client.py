@@ -47,6 +47,12 @@ def ask_for_looks(settings: Settings, experiment: str, *, force: bool, ahead: fl
     return found
 
 
+def credentials(settings: Settings) -> dict[str, str]:
+    """The headers that the process which holds the warehouse asks for: none where it needs no token."""
+    token = settings.page.token
+    return {"Authorization": f"Bearer {token}"} if token else {}
+
+
 def _ask_server(settings: Settings, statement: str, form: str) -> Any:
     from analytics.readonly import ReadOnlySql
     from analytics.warehouse import Warehouse, WarehouseError
@@ -83,7 +89,8 @@ def request(
     # A process that listens on every address is asked on this machine's own.
     host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)  # noqa: S104 - compared, not bound
     place = f"http://{f'[{host}]' if ':' in host else host}:{port}"
-    wanted = urllib.request.Request(f"{place}{path}", body, {"Content-Type": kind}, method=method)  # noqa: S310 - ours
+    headers = {"Content-Type": kind, **credentials(settings)}
+    wanted = urllib.request.Request(f"{place}{path}", body, headers, method=method)  # noqa: S310 - ours
     # A proxy of the environment is not meant for the process next door.
     opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
     try:

@@ -12,7 +12,7 @@ from analytics.definition_reader import plan_from_json
 from analytics.definitions import PLAN_KIND, DefinitionError
 from models.errors import ModelError
 from models.manifest import Manifest
-from models.registry import ModelStore
+from models.store import Store
 from schemas.codec import Codec, DecodeError
 from schemas.records import Control
 from stream_workers.control import SEPARATOR, ControlState
@@ -76,7 +76,7 @@ class LiveRules:
     """The `Rules` of a running monitor."""
 
     def __init__(
-        self, limits: LimitTable, store: ModelStore, plans: Plans, *, clock: Callable[[], float] = monotonic
+        self, limits: LimitTable, store: Store, plans: Plans, *, clock: Callable[[], float] = monotonic
     ) -> None:
         self._limits = limits
         self._store = store

@@ -1,8 +1,9 @@
-"""The brokers that tests run against: the embedded one always, Apache Kafka where this machine can run it."""
+"""What tests run against: the embedded broker always, Apache Kafka and Chromium where this machine can run them."""
 
 from __future__ import annotations
 
 import os
+import shutil
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,6 +17,7 @@ from schemas.topics import Topics
 
 _REQUIRED = os.environ.get("PENSTOCK_REQUIRE_KAFKA") == "1"
 _PROMETHEUS_REQUIRED = os.environ.get("PENSTOCK_REQUIRE_PROMETHEUS") == "1"
+_NO_CHROMIUM = "no chromium is on PATH (Debian: apt-get install --no-install-recommends chromium)"
 
 
 @pytest.fixture(scope="session")
@@ -77,13 +79,25 @@ def prometheus_runs_here() -> None:
     pytest.skip(problem)
 
 
+@pytest.fixture(scope="session")
+def chromium() -> str:
+    """The path of a Chromium. Skips the test without one; fails it where PENSTOCK_REQUIRE_CHROMIUM=1 says so."""
+    found = shutil.which("chromium") or shutil.which("chromium-browser")
+    if found is None:
+        if os.environ.get("PENSTOCK_REQUIRE_CHROMIUM") == "1":
+            pytest.fail(f"PENSTOCK_REQUIRE_CHROMIUM=1, but {_NO_CHROMIUM}", pytrace=False)
+        pytest.skip(_NO_CHROMIUM)
+    return found
+
+
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    """Say in a line what did not run for want of Apache Kafka, and of Prometheus."""
+    """Say in a line what did not run for want of Apache Kafka, of Prometheus, or of a browser."""
     reports = terminalreporter.stats.get("skipped", [])
     for what, problem in (
-        ("Apache Kafka", missing_for_kafka()),
-        ("Prometheus and Alertmanager", missing_for_prometheus()),
+        ("against Apache Kafka", missing_for_kafka()),
+        ("against Prometheus and Alertmanager", missing_for_prometheus()),
+        ("in a browser", _NO_CHROMIUM),
     ):
         count = sum(1 for one in reports if problem and problem in str(one.longrepr))
         if count:
-            terminalreporter.write_line(f"{count} tests against {what} did not run: {problem}.")
+            terminalreporter.write_line(f"{count} tests {what} did not run: {problem}.")

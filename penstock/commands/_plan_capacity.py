@@ -120,8 +120,8 @@ def _curve_and_limits(service: str | None, model: str | None) -> tuple[ServiceCu
     from models.batching import DEFAULT_LIMITS
     from models.errors import PlanError
     from models.loading import LoadedModel
-    from models.registry import ModelStore
     from models.simulation import ServiceCurve
+    from penstock.model_store import open_store
 
     curve = None if service is None else ServiceCurve(values.service_points("--service", service))
     if model is None:
@@ -130,7 +130,7 @@ def _curve_and_limits(service: str | None, model: str | None) -> tuple[ServiceCu
                 "--service: say what batches take, such as 1:50ms,32:60ms, or name a --model to measure here"
             )
         return curve, DEFAULT_LIMITS
-    store = ModelStore(console.settings().models.store)
+    store = open_store(console.settings().models)
     version = store.default_version(model)
     if curve is not None:
         return curve, store.manifest(model, version).batching

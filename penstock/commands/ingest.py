@@ -1,4 +1,4 @@
-"""`penstock ingest`: the process that holds the warehouse, fills it from Kafka and answers SQL over HTTP."""
+"""`penstock ingest`: the process that holds the warehouse, fills it from Kafka, serves the page and answers SQL."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ def register(app: typer.Typer) -> None:
 def ingest(
     as_json: Annotated[bool, typer.Option("--json", help="One line of JSON at the start: who and where.")] = False,
 ) -> None:
-    """Fill ClickHouse from Kafka, look at experiments and for drift, raise alerts, and answer SQL over HTTP."""
+    """Fill ClickHouse, look at experiments and for drift, raise alerts, serve the page, and answer SQL over HTTP."""
     import logging
     import os
     import signal
@@ -23,6 +23,7 @@ def ingest(
     import threading
 
     from analytics.alert_rules import AlertRuleError, read_rules
+    from analytics.dashboard.sessions import Sessions
     from analytics.migrate import migrate
     from analytics.readonly import ReadOnlySql
     from analytics.warehouse import Warehouse, WarehouseError, WarehouseUnavailableError
@@ -31,6 +32,14 @@ def ingest(
     from penstock.console import fail, print_json, settings
     from penstock.experiment_reading import serve
     from penstock.experiment_watch import ExperimentWatch, control_topic, plans_on
+    from penstock.model_store import open_store
+    from penstock.page import Sources, serve_page
+    from penstock.page_access import AccessError, access
+    from penstock.page_assets import AssetError
+    from penstock.page_guard import Guard
+    from penstock.page_lag import LagWatch, lag_of
+    from penstock.page_models import versions_in
+    from penstock.page_silence import silence_by
     from penstock.warehouse_app import AppServer, create_app
     from penstock.warehouse_config import warehouse_config
     from stream_workers.ingest import Ingest, KafkaConfigs
@@ -49,6 +58,10 @@ def ingest(
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())
 
+    try:
+        who = access(chosen)
+    except AccessError as error:
+        fail(str(error))
     config = warehouse_config(chosen)
     warehouse: Warehouse | None = None
     while warehouse is None and not stop.is_set():
@@ -58,6 +71,7 @@ def ingest(
             readonly = ReadOnlySql(warehouse.another())
             for_looks = warehouse.another()
             for_drift = warehouse.another()
+            sessions = Sessions(warehouse)
         except WarehouseUnavailableError as error:
             warehouse = None
             log.warning("waiting for the warehouse: %s", error)
@@ -84,8 +98,21 @@ def ingest(
         metrics = IngestMetrics(registry)
         alerts = watch_alerts(chosen, rules, warehouse.another, registry, health)
         alert_desk.serve(app, alerts.engine)
-        with watch, drift, alerts, AppServer(app, chosen.http.host, chosen.http.warehouse_port) as server:
-            log.info("SQL, metrics and health at %s", server.url)
+        store = open_store(chosen.models)
+        lags = LagWatch(lag_of(chosen, registry))
+        sources = Sources(
+            sessions,
+            readonly,
+            who,
+            versions_in(store),
+            chosen.models.store,
+            lags.latest,
+            silence_by(alerts.engine.silence),
+        )
+        serve_page(app, sources)
+        server = AppServer(Guard(app, who), chosen.http.host, chosen.http.warehouse_port)
+        with watch, drift, alerts, lags, server:
+            log.info("the page, SQL, metrics and health at %s", server.url)
             if as_json:
                 about = {"pid": os.getpid(), "url": server.url, "warehouse": config.place, "database": config.database}
                 brokers = {"broker": kafka.bootstrap_servers, "group": chosen.ingest.group}
@@ -101,9 +128,10 @@ def ingest(
                 health=health,
             )
             worker.run(stop)
-    except (OpsServerError, WarehouseError) as error:
+    except (OpsServerError, WarehouseError, AssetError) as error:
         fail(str(error))
     finally:
+        sessions.close()
         readonly.close()
         warehouse.close()
     log.info("stopped")

@@ -30,7 +30,7 @@ def monitor(
     import socket
     import threading
 
-    from models.registry import ModelStore
+    from penstock.model_store import open_store
     from producers.kafka import LOG
     from schemas.framing import RegistryUnavailableError
     from stream_workers.control import ControlError, ControlFollower
@@ -63,7 +63,7 @@ def monitor(
             follower.start(timeout=60.0)
             health.set("control", True)
             try:
-                rules = LiveRules(limit_table(settings), ModelStore(settings.models.store), plans)
+                rules = LiveRules(limit_table(settings), open_store(settings.models), plans)
                 alerts = AlertTopic(kafka.client(), codec, kafka.topics.alerts)
                 metrics = MonitorMetrics(registry)
                 Monitor(config, codec, rules, alerts, _stop(settings), metrics, health).run(stop)

@@ -80,4 +80,5 @@ def _show(stack: object, as_json: bool) -> None:
         console.print_table(("what", "listens on", "pid", "log"), rows)
         if stack.ingest:
             console.note('ask the warehouse: penstock sql "show tables"')
+            console.note(f"look at it all: {stack.addresses['ingest']}")
     console.note("ready; Ctrl-C stops everything")

@@ -78,8 +78,12 @@ def test_clickhouse_itself_refuses_what_the_look_at_tokens_might_miss(warehouse:
 
 
 def test_settings_cannot_be_changed_within_a_question(warehouse: Warehouse) -> None:
-    with warehouse.another() as session, pytest.raises(WarehouseError, match="READONLY"):
-        ReadOnlySql(session).json("SELECT 1 SETTINGS max_execution_time = 0")
+    with warehouse.another() as session:
+        sql = ReadOnlySql(session)
+        with pytest.raises(QueryRefusedError, match="SETTINGS are not taken"):
+            sql.json("SELECT 1 SETTINGS max_execution_time = 0")
+        with pytest.raises(WarehouseError, match="READONLY"):
+            session.raw("SELECT 1 SETTINGS max_execution_time = 0", "JSONCompact")
 
 
 def test_a_question_that_costs_too_much_is_broken_off(warehouse: Warehouse) -> None:
@@ -106,7 +110,7 @@ def test_questions_run_side_by_side_up_to_a_bound_and_can_be_broken_off(warehous
         sql = ReadOnlySql(session, QueryLimits(seconds=60, at_once=3, patience=0.2))
         cancels = [Cancel(), Cancel()]
         asked = [pool.submit(sql.csv, ENDLESS, one) for one in cancels]
-        while sql.json(RUNNING)["rows"] != [[2]]:
+        while warehouse.query(RUNNING).scalar() != 2:
             assert not any(one.done() for one in asked)
         with ThreadPoolExecutor(1) as third:
             last = Cancel()
