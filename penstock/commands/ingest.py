@@ -27,6 +27,7 @@ def ingest(
     from analytics.migrate import migrate
     from analytics.readonly import ReadOnlySql
     from analytics.warehouse import Warehouse, WarehouseError, WarehouseUnavailableError
+    from models.errors import ModelError
     from penstock import alert_desk, drift_profile, drift_watch
     from penstock.alert_watch import watch as watch_alerts
     from penstock.console import fail, print_json, settings
@@ -128,7 +129,7 @@ def ingest(
                 health=health,
             )
             worker.run(stop)
-    except (OpsServerError, WarehouseError, AssetError) as error:
+    except (OpsServerError, WarehouseError, AssetError, ModelError) as error:
         fail(str(error))
     finally:
         sessions.close()
