@@ -87,7 +87,7 @@ def run_in_flight(bed: Bed, sizes: Sequence[int], rounds: int, say: Say) -> dict
 def _processor(bed: Bed) -> float:
     """Processor seconds of the workers so far. Their own /metrics cost them more than a thousand records do."""
     each = [psutil.Process(worker.pid).cpu_times() for worker in bed.workers]
-    return sum(one.user + one.system for one in each)
+    return sum(float(one.user + one.system) for one in each)
 
 
 def _shown(values: Sequence[float]) -> str:
