@@ -45,8 +45,13 @@ USES: Final[Mapping[str, _Use]] = {
     "summaries": _Use("BatchSummary", "model", "scoring workers, in transactions", "ingest, monitor"),
     "outcomes": _Use("Outcome", _USER, "applications", "ingest"),
     "dead_letters": _Use("DeadLetter", "the record's", "scoring workers, ingest", "ingest, people"),
-    "control": _Use("Control", "`kind/name`", "`penstock control`, `penstock experiments`", "scoring workers, ingest"),
-    "alerts": _Use("Alert", "alert_id", "monitor", "ingest"),
+    "control": _Use(
+        "Control",
+        "`kind/name`",
+        "`penstock control`, `penstock experiments`, monitor",
+        "scoring workers, ingest, monitor",
+    ),
+    "alerts": _Use("Alert", "alert_id", "monitor", "ingest, monitor"),
 }
 
 

@@ -364,9 +364,9 @@ class MonitorSettings(_Section):
     min_score_rows: int = Field(default=1000, ge=1)
     """Rows in a window before a shift can be a breach."""
     recovery_share: float = Field(default=0.8, gt=0, le=1)
-    """A breach is over below this share of its limit,"""
+    """A breach is over once the value has kept below this share of its limit,"""
     recovery_seconds: float = Field(default=30.0, ge=0)
-    """kept for so long."""
+    """for so many seconds."""
     models: dict[str, Limits] = {}
     """Limits of one model, by its name: `[monitor.models.flight-delay]`, `p99_ms = 200`."""
     experiments: dict[str, Limits] = {}

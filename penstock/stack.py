@@ -188,12 +188,15 @@ class LocalStack:
         self._run(self._command("ingest", self.settings.http.warehouse_port, "ingest"))
 
     def _start_monitor_and_workers(self) -> None:
-        """Side by side: each joins a group, which takes a while."""
+        """Side by side: each joins a group, which takes a while.
+
+        Nobody waits until the monitor has joined: what it has not seen yet is kept in Kafka.
+        """
         services = []
         if self.monitor:
             http = self.settings.http
             self._say("starting the live monitor")
-            services.append(self._command("monitor", http.monitor_port or free_port(), "monitor"))
+            services.append(self._command("monitor", http.monitor_port or free_port(), "monitor", path="healthz"))
         if self.workers:
             self._say(f"starting {self.workers} scoring worker{'s' if self.workers > 1 else ''}")
         services += [self._command(name, free_port(), "worker", "--name", name) for name in self._worker_names()]
@@ -226,8 +229,8 @@ class LocalStack:
             except AccessError as error:
                 raise StackError(str(error)) from None
 
-    def _command(self, name: str, port: int, *arguments: str) -> Program:
-        """A Penstock command as a service that listens for its operators on `port`."""
+    def _command(self, name: str, port: int, *arguments: str, path: str = "readyz") -> Program:
+        """A Penstock command as a service that listens on `port`; it is waited for until `path` says 200."""
         ports = {"monitor_port": port} if name == "monitor" else {"worker_port": port}
         http = self.settings.http.model_copy(update=ports)
         settings = self.settings.model_copy(update={"http": http})
@@ -240,7 +243,7 @@ class LocalStack:
             [sys.executable, "-m", "penstock", *arguments],
             self._log(name),
             env={**inherited, **settings.environment()},
-            ready_url=f"{url}/readyz",
+            ready_url=f"{url}/{path}",
         )
 
     def _change(self, section: str, **values: Any) -> None:

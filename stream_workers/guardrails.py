@@ -8,6 +8,7 @@ on: a value that dances about the limit is one breach.
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Final, Literal, Self
@@ -108,27 +109,27 @@ class Recovery:
 def read(
     series: Series, figures: Figures, limits: Limits, reference: Reference | None, *, in_variant: bool = False
 ) -> list[Reading]:
-    """Every rule that applies to this window, whether breached or not.
+    """Every rule that applies to this window, whether breached or not, and whether it has a limit or not.
 
     `in_variant`: the window is a variant's, of which also INVALID_ARGUMENT tells: its signature may refuse what the
     control's takes. Bulk has no p99, since nobody waits for it.
     """
     found = []
-    if limits.p99_ms is not None and not series.bulk:
-        value, n = figures.latency_ms(0.99), figures.timed
+    if not series.bulk:
+        n = figures.timed
         per_batch = figures.infer_us / figures.batches / 1000 if figures.batches else 0.0
         evidence = {"p50_ms": figures.latency_ms(0.5), "infer_ms_per_batch": per_batch} if n else {}
-        found.append(Reading(P99, value, limits.p99_ms, n, n >= limits.min_rows, evidence=evidence))
-    if limits.error_rate is not None:
-        forgiven = SENDERS - {"INVALID_ARGUMENT"} if in_variant else SENDERS
-        failed, n = figures.failed(but=forgiven), figures.rows
-        value = failed / n if n else float("nan")
-        seen = {"failed": failed, "errors": dict(figures.errors)}
-        found.append(Reading(ERRORS, value, limits.error_rate, n, n >= limits.min_rows, evidence=seen))
-    if reference is not None and limits.score_psi is not None and reference.scores:
+        p99 = figures.latency_ms(0.99)
+        found.append(Reading(P99, p99, _or_none(limits.p99_ms), n, n >= limits.min_rows, evidence=evidence))
+    forgiven = SENDERS - {"INVALID_ARGUMENT"} if in_variant else SENDERS
+    failed, n = figures.failed(but=forgiven), figures.rows
+    value = failed / n if n else float("nan")
+    seen = {"failed": failed, "errors": dict(figures.errors)}
+    found.append(Reading(ERRORS, value, _or_none(limits.error_rate), n, n >= limits.min_rows, evidence=seen))
+    if reference is not None and reference.scores:
         shift = shift_of(figures.scores, reference.scores, reference.rows)
         found.append(_shifted(SCORES, shift, limits.score_psi, limits.min_score_rows, reference))
-    if reference is not None and limits.feature_psi is not None:
+    if reference is not None:
         for name, counts in figures.features.items():
             if name in reference.features:
                 shift = shift_of(counts, reference.features[name], reference.rows)
@@ -136,9 +137,16 @@ def read(
     return found
 
 
-def _shifted(rule: str, shift: Shift, limit: float, least: int, reference: Reference, feature: str = "") -> Reading:
+def _or_none(limit: float | None) -> float:
+    """The limit; without one what nothing exceeds, so that the value is shown all the same."""
+    return math.inf if limit is None else limit
+
+
+def _shifted(
+    rule: str, shift: Shift, limit: float | None, least: int, reference: Reference, feature: str = ""
+) -> Reading:
     evidence = {"psi": shift.psi, "noise": shift.noise, "reference": reference.what}
-    return Reading(rule, shift.psi, max(limit, shift.noise), shift.n, shift.n >= least, feature, evidence)
+    return Reading(rule, shift.psi, max(_or_none(limit), shift.noise), shift.n, shift.n >= least, feature, evidence)
 
 
 def at_fault(rule: str, own: Reading, control: Sequence[Reading]) -> tuple[bool, str]:

@@ -43,6 +43,8 @@ LOOK_SECONDS: Final = 1.0
 PULSE_SECONDS: Final = 60.0
 # Longer than a restart of Kafka takes.
 KEEP_SECONDS: Final = 60.0
+# Services that have only begun to start take long to end.
+STOP_SECONDS: Final = 5.0
 
 
 class MonitorError(RuntimeError):
@@ -117,7 +119,8 @@ class Monitor:
         """Watch until `stop` is set. Raises one of `EXPECTED`, or whatever else it cannot go on with."""
         own = self._config.faust
         create_topics(own.properties, [changelog(own.group, own.partitions)])
-        asyncio.run(self._main(stop))
+        if not stop.is_set():
+            asyncio.run(self._main(stop))
         if self._failure is not None:
             raise self._failure
 
@@ -174,7 +177,8 @@ class Monitor:
                 self._failure = self._failure or MonitorError(f"Faust gave up: {type(reason).__name__}: {reason}")
         finally:
             starting.cancel()
-            await app.stop()
+            # What is not done by then is done by the next one, as after a crash.
+            await asyncio.wait({asyncio.ensure_future(app.stop())}, timeout=STOP_SECONDS)
             stop.set()
             await waiting
             ending.cancel()

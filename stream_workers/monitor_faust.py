@@ -26,8 +26,9 @@ _UNKNOWN: Final = (
     "ssl.crl.location",
 )
 _MECHANISMS: Final = ("PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512")
-# How long a fetch waits for a first record. Faust's 1.5 s would be most of what a stop may take.
-FETCH_WAIT_MS: Final = 100
+# How long a fetch waits for a first record. Kafka answers as soon as there is one; the embedded broker looks again only
+# when half of it is over, at a cost that grows with what it holds. Faust's 1.5 s would be much of what a stop may take.
+FETCH_WAIT_MS: Final = 500
 STORE: Final = "memory://"
 
 

@@ -29,6 +29,7 @@ from stream_workers.monitor_windows import (
 Entries = dict[str, str | None]
 # Without a record for so long, a partition's time goes on by the clock on the wall: nobody sends any more.
 IDLE_SECONDS: Final = 2.0
+OTHER: Final = "other"
 _Key = tuple[Series, str, str]
 
 
@@ -104,7 +105,7 @@ class Watch:
             # A worker's clock that is ahead would make everybody else's records late.
             at = min(record.scored_at, wall)
             entries |= self._gone(self.windows.advance(at))
-            pane = self.windows.add(Series.of(record, bulk), at, Figures.of(record), offset)
+            pane = self.windows.add(self._series(record, bulk), at, Figures.of(record), offset)
             if pane is not None:
                 entries[self._pane_key(pane)] = dumps(pane_to_json(pane))
             self.offset = offset
@@ -150,6 +151,15 @@ class Watch:
             return self._keep(replace(breach, state="firing"))
         del self.breaches[breach.series, breach.rule, breach.feature]
         return {self._breach_key(breach): None}
+
+    def _series(self, record: BatchSummary, bulk: bool) -> Series:
+        """The series of a record. What reached no version carries a model's name that anybody may make up: only that of
+        a model that is served now is kept.
+        """
+        series = Series.of(record, bulk)
+        if series.version or any(one.model == series.model and one.version for one, _ in self.windows.totals()):
+            return series
+        return replace(series, model=OTHER)
 
     def _read(self, series: Series, totals: Mapping[Series, Figures]) -> list[Reading]:
         reference = self.rules.reference(series)

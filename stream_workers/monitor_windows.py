@@ -36,8 +36,10 @@ class Series:
 
     @classmethod
     def of(cls, one: BatchSummary, bulk: bool) -> Self:
-        """The series that a summary belongs to."""
-        return cls(one.model, one.version, one.experiment, one.variant, bulk)
+        """The series that a summary belongs to. An experiment without a variant is one that assigned nobody, and
+        its name may be made up.
+        """
+        return cls(one.model, one.version, one.experiment if one.variant else "", one.variant, bulk)
 
     def labels(self) -> dict[str, str]:
         """As labels of an alert; what is empty is left out."""

@@ -90,7 +90,8 @@ def test_every_process_is_ready_and_told_of(stack: LocalStack) -> None:
     assert set(told.processes) == {"broker", "ingest", "monitor", "worker-1", "worker-2"}
     assert told.processes == stack.processes
     assert told.warehouse_port == stack.settings.http.warehouse_port
-    assert all(ready(url) for name, url in stack.addresses.items() if name != "broker")
+    assert all(ready(url) for name, url in stack.addresses.items() if name not in ("broker", "monitor"))
+    assert until(lambda: ready(stack.addresses["monitor"])), "nobody waited for it"
 
 
 @pytest.mark.parametrize("name", ["worker-1", "ingest"])

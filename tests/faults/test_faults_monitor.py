@@ -80,9 +80,21 @@ def test_monitors_that_come_leave_and_die_hand_their_windows_on(
     def halves(name: str) -> None:
         log.send([batch(f"{name}{number}", HALF, failed=30) for number in range(8)])
 
+    def seen(name: str, **labels: str) -> float:
+        return monitors[0].metric(f"penstock_monitor_{name}", **labels)
+
     try:
+        # What a worker rolled back is scored again, and must not count before.
+        log.send([batch("join0", 10 * ENOUGH, failed=10 * ENOUGH)], commit=False)
+        slow = (0,) * 17 + (ENOUGH,)
+        log.send([batch("filed", ENOUGH, failed=3, topic=topics.bulk, latency_histogram=slow)])
         halves("join")
-        until(lambda: monitors[0].metric("penstock_monitor_records_total") == 8, 30, monitors[0].log.read_text)
+        until(lambda: seen("records_total") == 9, 30, monitors[0].log.read_text)
+        until(
+            lambda: seen("reading", rule="error_rate", model="filed", lane="bulk") == 3 / ENOUGH, 10, lambda: "hidden"
+        )
+        assert seen("reading", rule="latency_p99", model="filed") == 0, "nobody waits for bulk"
+        assert seen("reading", rule="error_rate", model="join0") == 0.5
         monitors.append(MonitorProcess(apache_kafka, topics, tmp_path, tmp_path, **SETTINGS).await_ready())
         joined = until(lambda: partitions() == [2, 2], 60, lambda: str(partitions()))
         halves("join")

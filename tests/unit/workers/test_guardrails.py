@@ -170,6 +170,28 @@ def test_a_sender_s_own_errors_count_only_where_the_control_takes_what_the_varia
     assert blamed([control(), new(failed=20, code="INVALID_ARGUMENT")])[0]
 
 
+def test_names_that_anybody_can_make_up_do_not_make_series() -> None:
+    played = Played(FixedRules())
+    made_up = [
+        replace(summary(at, version="", failed=100, code="UNKNOWN_MODEL"), model=f"made-up-{at}") for at in range(50)
+    ]
+    outside = [replace(summary(50 + at), experiment=f"made-up-{at}") for at in range(5)]
+    played.send(*made_up, *outside, summary(55, version="", code="DEADLINE_EXCEEDED", failed=100))
+    assert {series for series, _ in played.watch.windows.totals()} == {
+        Series("other", ""), Series("m", "1"), Series("m", ""),
+    }  # fmt: skip
+    assert [one.series for one in played.watch.breaches.values()] == [Series("m", "")]
+
+
+def test_what_has_no_limit_is_shown_and_never_a_breach() -> None:
+    played = Played(FixedRules(Limits(), {"1": Reference("the profile", 100, (1.0, 1.0), {"hour": (1.0, 0.0)})}))
+    played.send(summary(0, failed=100, bucket=15, scores=(0, 2000), features={"hour": (0, 2000)}))
+    assert played.told == []
+    shown = {one.rule: one.value for one in played.watch.readings[Series("m", "1")]}
+    assert set(shown) == {"latency_p99", "error_rate", "score_shift", "feature_shift"}
+    assert shown["error_rate"] == 1.0
+
+
 def test_scores_are_held_against_the_profile_and_without_one_against_the_control() -> None:
     limits = Limits(score_psi=0.25, min_score_rows=100)
     flat, moved = (100,) * 10, (0,) * 5 + (200,) * 5
