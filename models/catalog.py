@@ -105,6 +105,13 @@ class Catalog:
             return serving
         return self._last_good(model, listed, wanted)
 
+    def refresh(self) -> None:
+        """Begin to load what is to serve by default, and switch to what became ready, also while nobody asks."""
+        for model in self._models():
+            # It may have been taken out since it was listed.
+            with suppress(UnknownModelError):
+                self.resolve(model)
+
     def ready(self, model: str, version: str) -> LoadedModel | None:
         """The loaded version, or None while it is being loaded. Raises `UnavailableModelError` saying why not."""
         future = self._begin(model, version)

@@ -90,6 +90,21 @@ def test_a_new_version_takes_over_once_it_is_ready_and_not_before(world: World) 
     assert world.loads == ["1", "2"]
 
 
+def test_versions_are_loaded_and_switched_to_also_while_nobody_asks(world: World) -> None:
+    world.add("1", "2", "3")
+    world.catalog.preload()
+    for version in ("1", "2"):
+        world.live(version)
+        world.catalog.refresh()
+        world.settle(version)
+        world.catalog.refresh()
+        assert world.catalog._serving == {"late": version}
+    world.registry.remove("late", "3")
+    world.now += LISTING_SECONDS + 1
+    world.catalog.refresh()
+    assert world.gone == [("late", "3")]
+
+
 def test_a_spoilt_version_is_refused_and_the_one_before_it_goes_on(world: World) -> None:
     world.add("1", "2")
     world.catalog.preload()
