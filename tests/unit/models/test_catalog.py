@@ -9,7 +9,14 @@ from pathlib import Path
 import pytest
 from small_onnx import linear
 
-from models.catalog import LISTING_SECONDS, REMOTE_LISTING_SECONDS, RETRY_SECONDS, Catalog, UnavailableModelError
+from models.catalog import (
+    LISTING_SECONDS,
+    REMOTE_LISTING_SECONDS,
+    RETRY_SECONDS,
+    UNUSED_SECONDS,
+    Catalog,
+    UnavailableModelError,
+)
 from models.errors import DeviceError, StoreError, UnknownModelError
 from models.importing import About, source_of
 from models.live import Live, last_good
@@ -189,6 +196,31 @@ def test_a_version_that_is_removed_is_unloaded_unless_it_still_serves(world: Wor
     with pytest.raises(UnknownModelError, match="models: none"):
         world.serves()
     assert world.gone == [("late", "1"), ("late", "2")]
+
+
+def test_what_was_replaced_is_unloaded_once_nobody_asks_for_it_any_more(world: World) -> None:
+    world.add("1", "2", "3")
+    world.catalog.preload()
+    world.live("2", "3")
+    world.serves()
+    world.settle("2")
+    assert world.serves() == "2"
+    world.catalog.ready("late", "1")
+    world.settle("1")
+    world.now += UNUSED_SECONDS - 1
+    world.catalog.ready("late", "1")
+    world.catalog.refresh()
+    assert world.gone == []
+    world.now += LISTING_SECONDS + 1
+    world.catalog.refresh()
+    assert world.gone == [("late", "3")], "an experiment may still send to 1, and 2 serves"
+    world.now += UNUSED_SECONDS
+    world.catalog.refresh()
+    assert world.gone == [("late", "3"), ("late", "1")]
+    assert world.catalog.ready("late", "3") is None, "it is loaded again"
+    world.settle("3", times=2)
+    assert world.catalog.ready("late", "3") is not None
+    assert world.serves() == "2"
 
 
 def test_while_the_store_is_away_what_was_there_is_served_and_nothing_unloaded(
