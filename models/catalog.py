@@ -26,6 +26,8 @@ log = logging.getLogger(__name__)
 LISTING_SECONDS: Final = 2.0
 # A remote store takes its time, and money, to be listed: from a thread of its own, and less often.
 REMOTE_LISTING_SECONDS: Final = 10.0
+# A version that serves nothing and that nobody asked for in so long is unloaded; asked for again it is loaded again.
+UNUSED_SECONDS: Final = 600.0
 # A version that could not be loaded is tried again after this long.
 RETRY_SECONDS: Final = 10.0
 
@@ -58,7 +60,7 @@ class Catalog:
     ) -> None:
         """`on_ready` is called, from the loading thread, when a version became ready or failed.
 
-        `on_gone`: when a version that was loaded was taken out of the store and serves nothing any more.
+        `on_gone`: when one was unloaded, having been taken out of the store, or unused for long.
         """
         self._store = store
         self._load = load
@@ -72,6 +74,7 @@ class Catalog:
         self._listed = float("-inf")
         self._loading: dict[tuple[str, str], Future[LoadedModel]] = {}
         self._failed_at: dict[tuple[str, str], float] = {}
+        self._asked_at: dict[tuple[str, str], float] = {}
         self._lock = threading.Lock()
         self._pool = ThreadPoolExecutor(1, "load")
         self._lister = ThreadPoolExecutor(1, "list")
@@ -105,8 +108,16 @@ class Catalog:
             return serving
         return self._last_good(model, listed, wanted)
 
+    def refresh(self) -> None:
+        """Begin to load what is to serve by default, and switch to what became ready, also while nobody asks."""
+        for model in self._models():
+            # It may have been taken out since it was listed.
+            with suppress(UnknownModelError):
+                self.resolve(model)
+
     def ready(self, model: str, version: str) -> LoadedModel | None:
         """The loaded version, or None while it is being loaded. Raises `UnavailableModelError` saying why not."""
+        self._asked_at[(model, version)] = self._clock()
         future = self._begin(model, version)
         if not future.done():
             return None
@@ -160,6 +171,7 @@ class Catalog:
             if future is not None and (failed_at is None or self._clock() - failed_at <= RETRY_SECONDS):
                 return future
             self._failed_at.pop(key, None)
+            self._asked_at.setdefault(key, self._clock())
             future = self._loading[key] = self._pool.submit(self._open, model, version)
         # Outside the lock: a load that is already over calls back at once, and on_ready asks again.
         future.add_done_callback(lambda _: self._on_ready(model, version))
@@ -231,19 +243,25 @@ class Catalog:
         with self._lock:
             self._listing = listing
             self._listed = self._clock()
-            gone = [key for key in self._loading if self._is_gone(*key)]
+            gone = [key for key in self._loading if self._is_done_with(*key)]
             for key in gone:
                 del self._loading[key]
                 self._failed_at.pop(key, None)
+                self._asked_at.pop(key, None)
         for key in gone:
-            log.info("model %s version %s was taken out of the store, and is unloaded", *key)
+            log.info("model %s version %s is unloaded: it serves nothing", *key)
             self._on_gone(*key)
 
-    def _is_gone(self, model: str, version: str) -> bool:
-        if self.store_problem or not self._loading[(model, version)].done():
+    def _is_done_with(self, model: str, version: str) -> bool:
+        key = (model, version)
+        if self.store_problem or not self._loading[key].done():
             return False
         listed = self._listing.get(model)
-        return listed is None or (version not in listed.versions and self._serving.get(model) != version)
+        if listed is None:
+            return True
+        if version in (self._serving.get(model), self._wanted(model, listed)):
+            return False
+        return version not in listed.versions or self._clock() - self._asked_at[key] > UNUSED_SECONDS
 
     def _list(self) -> dict[str, _Listed]:
         listing = {}

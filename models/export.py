@@ -133,8 +133,13 @@ def _exported(
         raise ArtifactError("the module cannot be exported: torch.onnx.export gave no program")
     model = program.model_proto
     strip_origin(model)
-    onnx.checker.check_model(model)
-    exported: bytes = model.SerializeToString(deterministic=True)
+    try:
+        onnx.checker.check_model(model)
+        exported: bytes = model.SerializeToString(deterministic=True)
+    except Exception as error:
+        # Over 2 GB for one, which is the most that one protobuf takes.
+        said = " ".join(str(error).split())[:300]
+        raise ArtifactError(f"the exported module is no ONNX file that can be written whole: {said}") from error
     return exported
 
 

@@ -179,9 +179,8 @@ class FolderObjects:
         """See `Objects`."""
         target = inside(self.root, path)
         try:
+            # Its folder stays, for a writer who is just about to put something into it.
             target.unlink(missing_ok=True)
-            with suppress(OSError):  # something else is in it, which is fine
-                target.parent.rmdir()
         except OSError as error:
             raise self._failed("be changed", error) from error
 
@@ -200,8 +199,6 @@ class FolderObjects:
             raise self._failed("be written", error) from error
         finally:
             shutil.rmtree(scratch, ignore_errors=True)
-            with suppress(OSError):  # another writer's is in it
-                scratch.parent.rmdir()
 
     def _failed(self, what: str, error: OSError) -> StoreError:
         return StoreError(f"the store {self.url} cannot {what}: {error.strerror or error}")

@@ -190,7 +190,7 @@ class Registry:
         Whether something uses it is not for the store to know: ask before.
         """
         manifest = self.manifest(name, version)
-        beside = [one.path for one in self._objects.walk(f"{name}/{version}")] if self._is_plain(manifest) else []
+        beside = [one.path for one in self._objects.walk(f"{name}/{version}")]
         self._objects.put(_removed_path(name, version), iter([manifest.encoded()]))
         self._known.pop((name, version), None)
         self._seen.discard((name, version))
@@ -249,7 +249,10 @@ class Registry:
             return True
 
     def _is_plain(self, manifest: Manifest) -> bool:
-        return self._objects.about(f"{manifest.name}/{manifest.version}/{manifest.entrypoint}") is not None
+        """Whether its files lie beside its manifest, and nowhere else: a blob of the same name is believed first."""
+        (entry,) = (one for one in manifest.files if one.path == manifest.entrypoint)
+        beside = f"{manifest.name}/{manifest.version}/{entry.path}"
+        return self._objects.about(_blob(entry.sha256)) is None and self._objects.about(beside) is not None
 
     def _read(self, name: str, version: str) -> Manifest | None:
         if not is_name(name) or not is_name(version):

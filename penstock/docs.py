@@ -48,7 +48,7 @@ USES: Final[Mapping[str, _Use]] = {
     "control": _Use(
         "Control",
         "`kind/name`",
-        "`penstock control`, `penstock experiments`, monitor",
+        "`penstock control`, `penstock models`, `penstock experiments`, monitor",
         "scoring workers, ingest, monitor",
     ),
     "alerts": _Use("Alert", "alert_id", "monitor", "ingest, monitor"),

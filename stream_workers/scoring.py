@@ -152,6 +152,7 @@ class ScoringWorker:
         try:
             while not stop.wait(0.5):
                 self._metrics.rows_in_flight.set(self._device.rows(False) + self._device.rows(True))
+                self._catalog.refresh()
                 failure = self._device.failure or self._load_failure
                 if failure is not None:
                     failures.append(failure)

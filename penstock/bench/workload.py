@@ -10,7 +10,7 @@ from typing import Any, Final
 
 import numpy as np
 
-from models.registry import ModelStore
+from models.registry import ModelStore, Registry
 from models.session import Session
 from models.signature import FeatureSpec, Signature
 from penstock.bench.onnx_file import mlp
@@ -74,10 +74,11 @@ def make_workload(name: str, folder: Path, store: str | Path, seed: int = 1) -> 
         store = folder / "models"
         file = folder / f"{name}.onnx"
         file.write_bytes(mlp(MODELS[name]))
-        models = ModelStore(store)
-        if name not in models.names():
-            models.add_onnx(name, "1", file)
-    models = ModelStore(Path(store).absolute())
+        own = ModelStore(store)
+        if name not in own.names():
+            own.add_onnx(name, "1", file)
+    root = Path(store).absolute()
+    models = Registry(root)
     version = models.default_version(name)
     signature = models.manifest(name, version).signature
     path = models.artifact(name, version)
@@ -94,7 +95,7 @@ def make_workload(name: str, folder: Path, store: str | Path, seed: int = 1) -> 
     session = Session.open(path, signature, "cpu")
     expected = session.run(inputs)
     session.close()
-    return Workload(name, version, models.root, path, signature, inputs, features, expected)
+    return Workload(name, version, root, path, signature, inputs, features, expected)
 
 
 def _values(sample: Array, rng: np.random.Generator) -> Array:

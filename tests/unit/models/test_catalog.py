@@ -9,7 +9,14 @@ from pathlib import Path
 import pytest
 from small_onnx import linear
 
-from models.catalog import LISTING_SECONDS, REMOTE_LISTING_SECONDS, RETRY_SECONDS, Catalog, UnavailableModelError
+from models.catalog import (
+    LISTING_SECONDS,
+    REMOTE_LISTING_SECONDS,
+    RETRY_SECONDS,
+    UNUSED_SECONDS,
+    Catalog,
+    UnavailableModelError,
+)
 from models.errors import DeviceError, StoreError, UnknownModelError
 from models.importing import About, source_of
 from models.live import Live, last_good
@@ -88,6 +95,21 @@ def test_a_new_version_takes_over_once_it_is_ready_and_not_before(world: World) 
     world.settle("2")
     assert world.serves() == "2"
     assert world.loads == ["1", "2"]
+
+
+def test_versions_are_loaded_and_switched_to_also_while_nobody_asks(world: World) -> None:
+    world.add("1", "2", "3")
+    world.catalog.preload()
+    for version in ("1", "2"):
+        world.live(version)
+        world.catalog.refresh()
+        world.settle(version)
+        world.catalog.refresh()
+        assert world.catalog._serving == {"late": version}
+    world.registry.remove("late", "3")
+    world.now += LISTING_SECONDS + 1
+    world.catalog.refresh()
+    assert world.gone == [("late", "3")]
 
 
 def test_a_spoilt_version_is_refused_and_the_one_before_it_goes_on(world: World) -> None:
@@ -174,6 +196,31 @@ def test_a_version_that_is_removed_is_unloaded_unless_it_still_serves(world: Wor
     with pytest.raises(UnknownModelError, match="models: none"):
         world.serves()
     assert world.gone == [("late", "1"), ("late", "2")]
+
+
+def test_what_was_replaced_is_unloaded_once_nobody_asks_for_it_any_more(world: World) -> None:
+    world.add("1", "2", "3")
+    world.catalog.preload()
+    world.live("2", "3")
+    world.serves()
+    world.settle("2")
+    assert world.serves() == "2"
+    world.catalog.ready("late", "1")
+    world.settle("1")
+    world.now += UNUSED_SECONDS - 1
+    world.catalog.ready("late", "1")
+    world.catalog.refresh()
+    assert world.gone == []
+    world.now += LISTING_SECONDS + 1
+    world.catalog.refresh()
+    assert world.gone == [("late", "3")], "an experiment may still send to 1, and 2 serves"
+    world.now += UNUSED_SECONDS
+    world.catalog.refresh()
+    assert world.gone == [("late", "3"), ("late", "1")]
+    assert world.catalog.ready("late", "3") is None, "it is loaded again"
+    world.settle("3", times=2)
+    assert world.catalog.ready("late", "3") is not None
+    assert world.serves() == "2"
 
 
 def test_while_the_store_is_away_what_was_there_is_served_and_nothing_unloaded(

@@ -223,7 +223,6 @@ def test_a_plain_folder_is_a_registry_to_begin_with(tmp_path: Path) -> None:
     ModelStore(tmp_path / "store").add_onnx("late", "1", linear(tmp_path / "m.onnx"))
     registry = Registry(tmp_path / "store", tmp_path / "cache")
     assert registry.artifact("late", "1") == tmp_path / "store/late/1/m.onnx"
-    add(registry, linear(tmp_path / "m.onnx"))
     assert add(registry, linear(tmp_path / "n.onnx", weights=(2.0, 2.0, 2.0)), "2").version == "2"
     assert registry.versions("late") == ["1", "2"]
     (tmp_path / "store/late/1/m.onnx").unlink()
@@ -231,6 +230,18 @@ def test_a_plain_folder_is_a_registry_to_begin_with(tmp_path: Path) -> None:
     with pytest.raises(ArtifactError, match="is a link out of"):
         registry.artifact("late", "1")
     registry.artifact("late", "2")
+    add(registry, linear(tmp_path / "m.onnx"))
+    assert registry.artifact("late", "1").read_bytes() == (tmp_path / "m.onnx").read_bytes()
+
+
+def test_a_file_that_somebody_puts_beside_a_manifest_changes_nothing(registry: Registry, tmp_path: Path) -> None:
+    path = linear(tmp_path / "m.onnx")
+    add(registry, path)
+    registry._objects.put("late/1/m.onnx", iter([b"weights of somebody else"]))
+    registry.verify("late", "1")
+    assert registry.artifact("late", "1").read_bytes() == path.read_bytes()
+    registry.remove("late", "1")
+    assert not [one for one in everything(registry) if one.startswith("late")]
 
 
 def test_links_out_of_the_store_are_refused(tmp_path: Path) -> None:
