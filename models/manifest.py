@@ -21,6 +21,8 @@ MANIFEST: Final = "manifest.json"
 FORMAT: Final = 1
 _NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 _SHA256: Final = re.compile(r"[0-9a-f]{64}")
+# A list of numbers that `json.dumps` has written over lines. JSON has no raw line break in a string, so none is met.
+_NUMBERS: Final = re.compile(r"\[\n\s*-?[0-9][^\[\]{}\"]*\]")
 
 
 def is_name(name: str) -> bool:
@@ -146,7 +148,8 @@ class Manifest:
             text = json.dumps(self.to_json(), indent=2, ensure_ascii=False, allow_nan=False)
         except (TypeError, ValueError) as error:
             raise ManifestError(f"model {self.name} {self.version}: its manifest cannot be JSON: {error}") from None
-        path.write_text(text + "\n", "utf-8")
+        # Histograms a line each, and not a line a bin.
+        path.write_text(_NUMBERS.sub(lambda match: " ".join(match[0].split()), text) + "\n", "utf-8")
 
 
 def _read_limits(value: object) -> BatchLimits:

@@ -26,6 +26,7 @@ from penstock.settings_properties import wrong_properties
 from penstock.settings_sections import (
     AlertSettings,
     ClickHouseSettings,
+    DriftSettings,
     ExperimentSettings,
     HttpSettings,
     IngestSettings,
@@ -43,6 +44,7 @@ if TYPE_CHECKING:
 __all__ = [
     "AlertSettings",
     "ClickHouseSettings",
+    "DriftSettings",
     "ExperimentSettings",
     "HttpSettings",
     "IngestSettings",
@@ -72,6 +74,7 @@ class Settings(BaseSettings):
     worker: WorkerSettings = WorkerSettings()
     ingest: IngestSettings = IngestSettings()
     experiments: ExperimentSettings = ExperimentSettings()
+    drift: DriftSettings = DriftSettings()
     alerts: AlertSettings = AlertSettings()
     http: HttpSettings = HttpSettings()
     page: PageSettings = PageSettings()

@@ -305,6 +305,26 @@ def _http_address(value: str) -> str:
     return value
 
 
+class DriftSettings(_Section):
+    """The job that looks for drift, in the ingest process."""
+
+    watch_seconds: float = Field(default=300.0, ge=0)
+    """How often what has been scored is counted; 0: never, `penstock drift run` then does it by hand."""
+    psi: float = Field(default=0.2, gt=0)
+    """The population stability index above which a feature is in drift, if chance and the worst day of the reference
+    stay below."""
+    ks: float = Field(default=0.15, gt=0, le=1)
+    """The same of the Kolmogorov-Smirnov distance."""
+    fall: float = Field(default=0.05, gt=0, le=1)
+    """The relative fall of performance that gives alarm, if chance and the reference's days stay above."""
+    rows: int = Field(default=50, ge=1)
+    """Windows with fewer rows are not judged."""
+    retrain_days: int = Field(default=3, ge=1)
+    """After so many days in a row in drift a model is to be trained again."""
+    retrain_every_days: float = Field(default=0, ge=0)
+    """Training is due when the reference profile is so many days old; 0: never by schedule."""
+
+
 class HttpSettings(_Section):
     """Where the processes listen for their operators."""
 

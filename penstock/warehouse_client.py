@@ -26,7 +26,7 @@ def ask(settings: Settings, statement: str, form: str = "json", timeout: float =
     """
     if settings.clickhouse.url:
         return _ask_server(settings, statement, form)
-    body = _post(settings, f"/sql?format={form}", statement.encode(), timeout)
+    body = post(settings, f"/sql?format={form}", statement.encode(), timeout)
     return body if form == "csv" else json.loads(body)
 
 
@@ -43,7 +43,7 @@ def ask_for_looks(settings: Settings, experiment: str, *, force: bool, ahead: fl
     Returns its outcomes. Raises `AskError`.
     """
     query = urllib.parse.urlencode({"experiment": experiment, "force": str(force).lower(), "ahead": ahead})
-    found: list[dict[str, Any]] = json.loads(_post(settings, f"/experiments/look?{query}", b"", 600))["outcomes"]
+    found: list[dict[str, Any]] = json.loads(post(settings, f"/experiments/look?{query}", b"", 600))["outcomes"]
     return found
 
 
@@ -66,7 +66,18 @@ def _ask_server(settings: Settings, statement: str, form: str) -> Any:
         raise AskError(str(error)) from None
 
 
-def _post(settings: Settings, path: str, body: bytes, timeout: float) -> str:
+def ask_for_drift(settings: Settings, model: str, begin: str, end: str) -> dict[str, Any]:
+    """Have the process that holds the warehouse make a round of the drift job; ISO days to be counted again, or ''.
+
+    Returns its outcomes and what became of wishes for training. Raises `AskError`.
+    """
+    query = urllib.parse.urlencode({"model": model, "from": begin, "to": end})
+    found: dict[str, Any] = json.loads(post(settings, f"/drift/run?{query}", b"", 600))
+    return found
+
+
+def post(settings: Settings, path: str, body: bytes, timeout: float) -> str:
+    """What the process that holds the warehouse answers to a POST. Raises `AskError`."""
     return request(settings, "POST", path, body, timeout=timeout)
 
 

@@ -1,8 +1,8 @@
 -- What the drift job leaves: what each model version was held against, what was found window by window, and what has
 -- been counted, so that a finished day is not counted again.
 
--- A version's reference profiles, JSON (see analytics/profiles.py); the newest holds. `source`: training (it came with
--- the model) or window (made of logged predictions).
+-- A version's reference profiles, JSON (see analytics/profiles.py). `source`: training (it came with the model) or window
+-- (made of logged predictions); the newest of a window holds, else the newest of training.
 CREATE TABLE IF NOT EXISTS reference_profiles
 (
     model   LowCardinality(String),
@@ -80,14 +80,24 @@ CREATE TABLE IF NOT EXISTS drift_windows
 ENGINE = ReplacingMergeTree(computed_at)
 ORDER BY (model, version, counted, window_start, window_end);
 
--- How far outcomes have been looked through for those that came after their window had been counted.
+-- How far outcomes have been looked through for those that came after their window had been counted: `next` is the
+-- first offset that has not been.
 CREATE TABLE IF NOT EXISTS drift_marks
 (
-    model    LowCardinality(String),
-    log_time SimpleAggregateFunction(max, DateTime64(3, 'UTC'))
+    model         LowCardinality(String),
+    version       LowCardinality(String),
+    log           LowCardinality(String),
+    log_partition Int32,
+    next          SimpleAggregateFunction(max, Int64),
+    looked_at     SimpleAggregateFunction(max, DateTime64(6, 'UTC'))
 )
 ENGINE = AggregatingMergeTree
-ORDER BY model;
+ORDER BY (model, version, log, log_partition);
 
--- The figures as they hold now.
+-- The figures as they hold now; windows are days, the last 24 hours at a full hour, and four weeks that end with a day.
 CREATE OR REPLACE VIEW drift_latest AS SELECT * FROM drift_results FINAL;
+
+-- Those of whole days (UTC).
+CREATE OR REPLACE VIEW drift_days AS
+SELECT * FROM drift_results FINAL
+WHERE window_end = window_start + INTERVAL 1 DAY AND window_start = toStartOfDay(window_start);

@@ -15,7 +15,7 @@ def register(app: typer.Typer) -> None:
 def ingest(
     as_json: Annotated[bool, typer.Option("--json", help="One line of JSON at the start: who and where.")] = False,
 ) -> None:
-    """Fill ClickHouse from Kafka, look at experiments when it is due, raise alerts, serve the page and answer SQL."""
+    """Fill ClickHouse from Kafka, look at experiments and for drift, raise alerts, serve the page and answer SQL."""
     import logging
     import os
     import signal
@@ -28,7 +28,7 @@ def ingest(
     from analytics.readonly import ReadOnlySql
     from analytics.warehouse import Warehouse, WarehouseError, WarehouseUnavailableError
     from models.registry import ModelStore
-    from penstock import alert_desk
+    from penstock import alert_desk, drift_profile, drift_watch
     from penstock.alert_watch import watch as watch_alerts
     from penstock.console import fail, print_json, settings
     from penstock.experiment_reading import serve
@@ -70,6 +70,7 @@ def ingest(
             readonly = ReadOnlySql(warehouse.another())
             for_looks = warehouse.another()
             sessions = Sessions(warehouse)
+            for_drift = warehouse.another()
         except WarehouseUnavailableError as error:
             warehouse = None
             log.warning("waiting for the warehouse: %s", error)
@@ -84,9 +85,15 @@ def ingest(
     name = f"ingest-{socket.gethostname()}-{os.getpid()}"
     kafka = chosen.kafka
     try:
-        watch = ExperimentWatch(for_looks, plans_on(control_topic(chosen)), chosen.experiments.watch_seconds)
+        control = control_topic(chosen)
+        watch = ExperimentWatch(for_looks, plans_on(control), chosen.experiments.watch_seconds)
+        drift = drift_watch.DriftWatch(
+            for_drift, drift_watch.rounds(chosen, for_drift, control), chosen.drift.watch_seconds
+        )
         app = create_app(readonly, health, registry, watch.looks)
         serve(app, watch.reading)
+        drift_watch.serve(app, drift)
+        drift_profile.serve(app, drift.profile)
         metrics = IngestMetrics(registry)
         alerts = watch_alerts(chosen, rules, warehouse.another, registry, health)
         alert_desk.serve(app, alerts.engine)
@@ -103,7 +110,7 @@ def ingest(
         )
         serve_page(app, sources)
         server = AppServer(Guard(app, who), chosen.http.host, chosen.http.warehouse_port)
-        with watch, alerts, lags, server:
+        with watch, drift, alerts, lags, server:
             log.info("the page, SQL, metrics and health at %s", server.url)
             if as_json:
                 about = {"pid": os.getpid(), "url": server.url, "warehouse": config.place, "database": config.database}

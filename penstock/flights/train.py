@@ -13,7 +13,7 @@ import sys
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import date, timedelta
 from pathlib import Path
 from typing import Any, Final
@@ -28,8 +28,8 @@ from models.manifest import MANIFEST, FileEntry, Manifest
 from models.registry import ModelStore
 from models.signature import Signature
 from penstock.flights.data import LATE_MINUTES, Dataset, dataset
-from penstock.flights.evaluation import profile, quality
-from penstock.flights.export import WEIGHTS, write_onnx, write_weights
+from penstock.flights.evaluation import Sample, performance_of, profile, quality, slices
+from penstock.flights.export import WEIGHTS, read_weights, write_onnx, write_weights
 from penstock.flights.features import CATEGORIES, NUMERIC, UNITS
 from penstock.flights.nets import Perceptron, Preparation, Regression
 from penstock.flights.signature import NUMBERS, category_sizes, flight_signature
@@ -166,16 +166,43 @@ def train(version: str, data: Dataset | None = None) -> Trained:
     signature = flight_signature(data)
     rows = rows_of(data, signature, recipe.start, recipe.days)
     with reproducible(SEED):
-        net = recipe.fit(rows, category_sizes(signature)).eval()
-        scores = probabilities(net, rows)
-        holdout = rows_of(data, signature, *HOLDOUT)
-        holdout_scores = probabilities(net, holdout)
+        net = recipe.fit(rows, category_sizes(signature))
+    return measured(recipe, net, signature, rows, data)
+
+
+def again(version: str, weights: Path, data: Dataset | None = None) -> Trained:
+    """The version as it was trained, from its file of weights, measured and described anew."""
+    recipe, data = RECIPES[version], data or dataset()
+    signature = flight_signature(data)
+    nothing, sizes = torch.empty((0, len(NUMERIC))), category_sizes(signature)
+    net: Net = new_regression(nothing, sizes) if version == "1" else new_perceptron(nothing, sizes)
+    read_weights(net, weights)
+    return measured(recipe, net, signature, rows_of(data, signature, recipe.start, recipe.days), data)
+
+
+def measured(recipe: Recipe, net: Net, signature: Signature, rows: Rows, data: Dataset) -> Trained:
+    """A network, now in evaluation mode, with the figures and the profile of its manifest."""
+    net.eval()
+    holdout = rows_of(data, signature, *HOLDOUT)
+    with reproducible(SEED):
+        scores, holdout_scores = probabilities(net, rows), probabilities(net, holdout)
     metrics = {
         "train": {**_days(rows.start, rows.days), **quality(rows.labels, scores)},
         "holdout": {**_days(*HOLDOUT), **quality(holdout.labels, holdout_scores)},
     }
-    columns = {name: values[rows.at] for name, values in data.features.items()}
-    described = {**_days(rows.start, rows.days), **profile(columns, rows.labels, scores)}
+    trained, held = (
+        Sample(
+            {name: values[some.at] for name, values in data.features.items()},
+            some.labels,
+            its,
+            data.flights.day[some.at],
+        )
+        for some, its in ((rows, scores), (holdout, holdout_scores))
+    )
+    words = {one.name: one.vocabulary for one in signature.features if one.vocabulary}
+    described = {**_days(rows.start, rows.days), **profile(trained, words)}
+    described["performance"] = {**_days(*HOLDOUT), **performance_of(held)}
+    described["slices"] = slices(described, trained, held)
     return Trained(recipe, net, signature, metrics, described)
 
 
@@ -254,8 +281,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--version", choices=sorted(RECIPES), required=True)
     parser.add_argument("--store", type=Path, default=Path("models/zoo"), help="model store to write into")
     parser.add_argument("--force", action="store_true", help="replace the version where the store has it")
+    parser.add_argument("--again", action="store_true", help="keep what was trained; write its manifest anew")
     given = parser.parse_args(arguments)
     target = given.store / MODEL / given.version
+    if given.again:
+        return _write_manifest_again(given.store, given.version)
     if target.exists() and not given.force:
         print(f"{target} is there already; give --force to replace it, or another --store", file=sys.stderr)
         return 2
@@ -269,9 +299,27 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (FlightsDataError, ModelError) as error:
         print(error, file=sys.stderr)
         return 2
+    _tell(trained)
+    return 0
+
+
+def _write_manifest_again(store: Path, version: str) -> int:
+    """Figures and profile come from the weights; files, their checksums and the lineage stay as they are."""
+    try:
+        manifest = ModelStore(store).manifest(MODEL, version)
+        folder = ModelStore(store).artifact(MODEL, version).parent
+        trained = again(version, folder / WEIGHTS)
+        replace(manifest, metrics=trained.metrics, profile=trained.profile).write(folder / MANIFEST)
+    except (FlightsDataError, ModelError, OSError) as error:
+        print(error, file=sys.stderr)
+        return 2
+    _tell(trained)
+    return 0
+
+
+def _tell(trained: Trained) -> None:
     for part, figures in trained.metrics.items():
         print(part, " ".join(f"{name}={value}" for name, value in figures.items()))
-    return 0
 
 
 if __name__ == "__main__":

@@ -12,7 +12,7 @@ from models.errors import InvalidInputError
 from models.loading import LoadedModel
 from models.registry import ModelStore
 from penstock.flights.data import Dataset, dataset, features, flights
-from penstock.flights.evaluation import auc, calibration, log_loss, profile
+from penstock.flights.evaluation import Sample, auc, calibration, log_loss, profile
 from penstock.flights.features import CATEGORIES, FEATURES, NUMERIC, OPTIONAL
 from penstock.flights.signature import flight_signature
 from schemas.tensors import Array
@@ -171,7 +171,7 @@ def test_the_profile_describes_the_training_data(store: ModelStore, version: str
     for name in FEATURES:
         one, values = described["features"][name], data.features[name][rows][known]
         if name in CATEGORIES:
-            assert sum(one["shares"].values()) == pytest.approx(1, abs=1e-4)
+            assert sum(one["shares"].values()) + one["unseen_share"] == pytest.approx(1, abs=1e-4)
             assert one["shares"]["EWR" if name == "origin" else values[0]] > 0
             continue
         # In the float32 that a model gets, a value falls into the bin it fell into in training.
@@ -202,7 +202,7 @@ def test_calibration_groups_hold_every_row_once_in_order_of_score() -> None:
 def test_a_profile_bin_is_never_empty_in_its_own_data() -> None:
     rain = np.array([0.0] * 95 + [0.2] * 5)
     labels = np.zeros(100)
-    one = profile({"rain": rain}, labels, labels)["features"]["rain"]
+    one = profile(Sample({"rain": rain}, labels, labels, np.zeros(100, np.int64)))["features"]["rain"]
     assert one["edges"] == [0.1]
     assert one["shares"] == [0.95, 0.05]
 
