@@ -156,7 +156,7 @@ class DriftJob:
 
 
 def reference(store: DriftStore, one: Watched, now: datetime) -> tuple[Profile, datetime]:
-    """The profile that holds for a version, the newest, and since when. Raises `ProfileError`, `WarehouseError`."""
+    """The profile that holds for a version, and since when. Raises `ProfileError`, `WarehouseError`."""
     if one.profile:
         store.keep_training(one.model, one.version, one.profile, now)
     kept = store.profile(one.model, one.version)

@@ -48,7 +48,7 @@ def count(axes: Sequence[Axis], sliced_by: Sequence[str], window: str) -> str:
         arrays.append(f"countResample(0, {axis.bins}, 1)({place})")
     # `mapKeys` and `mapValues` are the two columns that a map is stored as.
     words = ["mapKeys(features) AS k", "mapValues(features) AS v", "mapKeys(categories) AS ck"]
-    words += ["mapValues(categories) AS cv", "notEmpty(k) OR notEmpty(ck) AS named", *looked_up]
+    words += ["mapValues(categories) AS cv", "empty(k) AND empty(ck) AS bare", *looked_up]
     groups = ", ".join(["window_start", *(f"slice_{at}" for at in range(len(sliced_by)))])
     return (
         f"WITH {', '.join(words)} SELECT {', '.join([f'{_WINDOW[window]} AS window_start', *named, *arrays])} "  # noqa: S608 - names are quoted
@@ -155,13 +155,16 @@ def _slice(by: str) -> str:
 
 
 def _bin(axis: Axis, at: int) -> tuple[list[str], str]:
-    """What is to be named before, and the bin's expression: a number from 0, or `axis.bins` for a row not to count."""
+    """What is to be named before, and the bin's expression: from 0 on, `axis.bins` or more for a row not to count.
+
+    A sum, as a branch in which so much is computed costs more than all else.
+    """
     if isinstance(axis, NumberAxis):
         if axis.name == SCORE:
             return [f"ifNull(score, nan) AS x{at}"], _number_bin(axis, f"x{at}")
         name = quoted(axis.name)
         value = [f"indexOf(k, {name}) AS i{at}", f"if(i{at} = 0, nan, v[i{at}]) AS x{at}"]
-        return value, f"if(named, {_number_bin(axis, f'x{at}')}, {axis.bins})"
+        return value, f"{_number_bin(axis, f'x{at}')} + {axis.bins} * bare"
     assert isinstance(axis, CategoryAxis)  # noqa: S101 - there is no third
     value = [f"indexOf(ck, {quoted(axis.name)}) AS i{at}", f"if(i{at} = 0, '', toString(cv[i{at}])) AS x{at}"]
     known = "[" + ", ".join(map(quoted, axis.values)) + "]"
@@ -170,7 +173,7 @@ def _bin(axis: Axis, at: int) -> tuple[list[str], str]:
         f"transform(x{at}, {known}, range(toUInt32({len(axis.values)})), {len(axis.values)})" if axis.values else "0"
     )
     place = f"if(x{at} = '', {axis.bins - 1}, {place})"
-    return value, f"toUInt32(if(named, {place}, {axis.bins}))"
+    return value, f"toUInt32({place} + {axis.bins} * bare)"
 
 
 def _number_bin(axis: NumberAxis, x: str) -> str:

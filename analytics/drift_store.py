@@ -72,10 +72,10 @@ class DriftStore:
         self._warehouse = warehouse
 
     def profile(self, model: str, version: str) -> Stored | None:
-        """The newest profile of a version."""
+        """The profile that holds for a version: the newest that was made of a window, else what came with it."""
         rows = self._warehouse.query(
             "SELECT source, made_at, body FROM reference_profiles WHERE model = {model:String} "
-            "AND version = {version:String} ORDER BY made_at DESC LIMIT 1",
+            "AND version = {version:String} ORDER BY source = 'window' DESC, made_at DESC LIMIT 1",
             {"model": model, "version": version},
         ).rows
         return Stored(*rows[0]) if rows else None

@@ -8,16 +8,18 @@ from collections.abc import Callable, Mapping
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
+from fastapi import FastAPI, Request
+from fastapi.responses import JSONResponse
+
 from analytics.definition_values import Expected, duration
 from analytics.drift_store import DriftStore
 from analytics.profiles import Label, ProfileError, from_json
 from analytics.warehouse import Warehouse, WarehouseError, WarehouseUnavailableError
 from analytics.window_profile import profile_of_window
+from penstock.warehouse_app import is_loopback
 from penstock.warehouse_client import AskError, post
 
 if TYPE_CHECKING:
-    from fastapi import FastAPI
-
     from penstock.settings import Settings
 
 Make = Callable[[Mapping[str, str]], dict[str, Any]]
@@ -66,10 +68,6 @@ def ask_for_profile(settings: Settings, wanted: Mapping[str, str]) -> dict[str, 
 
 def serve(app: FastAPI, make_one: Make) -> None:
     """Add POST `/drift/profile` (the fields of `make` as the query), from this machine only, as it writes."""
-    from fastapi import Request
-    from fastapi.responses import JSONResponse
-
-    from penstock.warehouse_app import is_loopback
 
     def profile(request: Request) -> JSONResponse:
         if request.client is None or not is_loopback(request.client.host):

@@ -7,7 +7,10 @@ import logging
 import threading
 from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Annotated, Any, Final
+
+from fastapi import FastAPI, Query, Request
+from fastapi.responses import JSONResponse
 
 from analytics import retraining
 from analytics.drift_job import DriftJob, Outcome, Watched
@@ -20,11 +23,10 @@ from models.store import Store
 from penstock.drift_profile import make
 from penstock.model_store import open_store
 from penstock.retraining import Change, Retraining
+from penstock.warehouse_app import is_loopback
 from producers.errors import BrokerUnavailableError
 
 if TYPE_CHECKING:
-    from fastapi import FastAPI
-
     from penstock.settings import Settings
     from producers.control import ControlTopic
 
@@ -172,12 +174,6 @@ def again_of(begin: str, end: str) -> tuple[datetime, datetime] | None:
 
 def serve(app: FastAPI, watch: DriftWatch) -> None:
     """Add POST `/drift/run` (?model=&from=&to=), from this machine only, as it writes."""
-    from typing import Annotated
-
-    from fastapi import Query, Request
-    from fastapi.responses import JSONResponse
-
-    from penstock.warehouse_app import is_loopback
 
     def run(
         request: Request,

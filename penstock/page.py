@@ -142,6 +142,7 @@ class _Page:
         version: str = "",
         slice: str = "",  # noqa: A002 - the query's own words
         metric: str = "psi",
+        length: int = 0,
         windows: int = drift.WINDOWS[0],
         feature: str = "",
         at: datetime | None = None,
@@ -152,7 +153,7 @@ class _Page:
         many = min(max(windows, 1), drift.WINDOWS[-1])
 
         def show(warehouse: Warehouse) -> tuple[Markup, Any]:
-            found = drift.drift(warehouse, drift.Scope(model, version, slice_by, value), chosen, many)
+            found = drift.drift(warehouse, drift.Scope(model, version, slice_by, value, length), chosen, many)
             cell = None
             if found is not None:
                 wanted = (feature, at if at.tzinfo else at.replace(tzinfo=UTC)) if feature and at else None

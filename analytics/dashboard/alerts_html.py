@@ -104,7 +104,7 @@ def _form(fit: str) -> Markup:
 def _history(some: Sequence[Alert]) -> Markup:
     if not some:
         return join(())
-    columns = (("when", ""), ("state", ""), ("severity", ""), ("alert", ""), ("value", "number"), ("told", ""))
+    columns = (("when", "short"), ("state", ""), ("severity", ""), ("alert", ""), ("value", "number"), ("told", ""))
     rows = [
         (
             f"{one.changed_at:%Y-%m-%d %H:%M:%S}",
@@ -117,7 +117,7 @@ def _history(some: Sequence[Alert]) -> Markup:
         for one in some
     ]
     about = f"The last {HISTORY} changes." if len(some) == HISTORY else "Every change, the newest first. Times are UTC."
-    return section("History", table(columns, rows, "History of alerts"), key="past", about=about)
+    return section("History", table(columns, rows, "History of alerts", "history"), key="past", about=about)
 
 
 def _labels(labels: Mapping[str, str]) -> Iterable[Markup]:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from datetime import datetime
+from dataclasses import asdict, dataclass
+from datetime import datetime, timedelta
 from typing import Any, Final
 
 from analytics.dashboard.spans import moment
@@ -15,11 +15,13 @@ SCORE: Final = "@score"
 METRICS: Final = ("psi", "ks", "js", "wasserstein", "chi2", "null_share", "unseen_share")
 WINDOWS: Final = (35, 90, 366)
 _SLICE: Final = (
-    "model = {model:String} AND version = {version:String} AND slice_by = {slice_by:String} AND slice = {slice:String}"
+    "model = {model:String} AND version = {version:String} AND slice_by = {slice_by:String} AND slice = {slice:String} "
+    "AND dateDiff('second', window_start, window_end) = {seconds:UInt32}"
 )
 _SCOPES: Final = """
-SELECT model, version, slice_by, slice, max(window_end) AS newest FROM drift_latest
-GROUP BY model, version, slice_by, slice ORDER BY model, version, slice_by, slice
+SELECT model, version, slice_by, slice, dateDiff('second', window_start, window_end) AS seconds,
+    max(window_end) AS newest
+FROM drift_latest GROUP BY model, version, slice_by, slice, seconds ORDER BY model, version, slice_by, slice, seconds
 """
 _COLUMNS: Final = (
     "window_start, window_end, kind, feature, metric, value, n, reference_value, reference_n, quiet_95, threshold, "
@@ -55,17 +57,21 @@ ORDER BY window_start
 
 @dataclass(frozen=True, slots=True)
 class Scope:
-    """What is looked at: a model's version, all of it (`slice_by` '') or one slice."""
+    """What is looked at: a model's version, all of it (`slice_by` '') or one slice, by windows of `seconds`.
+
+    Windows of one length are shown at a time, as those of a day and of the four weeks that end with it overlap.
+    """
 
     model: str
     version: str
     slice_by: str = ""
     slice: str = ""
+    seconds: int = 0
 
     @property
-    def parameters(self) -> dict[str, str]:
+    def parameters(self) -> dict[str, str | int]:
         """For a query."""
-        return {"model": self.model, "version": self.version, "slice_by": self.slice_by, "slice": self.slice}
+        return asdict(self)
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,6 +115,11 @@ class Drift:
     cells: Mapping[tuple[str, datetime], Figure]
     performance: tuple[Figure, ...]
 
+    @property
+    def days(self) -> tuple[datetime, ...]:
+        """What each window is called by: its beginning or, where it is longer than a day, its last day."""
+        return tuple(called(one, one + timedelta(seconds=self.scope.seconds)) for one in self.windows)
+
 
 @dataclass(frozen=True, slots=True)
 class Detail:
@@ -128,8 +139,8 @@ def drift(warehouse: Warehouse, wanted: Scope, metric: str = "psi", windows: int
     rows = warehouse.query(_SCOPES).rows
     if not rows:
         return None
-    scopes = tuple(Scope(*row[:4]) for row in rows)
-    scope = _nearest(scopes, wanted, {Scope(*row[:4]): row[4] for row in rows})
+    scopes = tuple(Scope(*row[:5]) for row in rows)
+    scope = _nearest(scopes, wanted, {Scope(*row[:5]): row[5] for row in rows})
     starts = [row[0] for row in warehouse.query(_LAST, {**scope.parameters, "windows": windows}).rows]
     since = {**scope.parameters, "since": moment(min(starts))}
     found = _figures(warehouse, _HEAT, {**since, "metric": metric})
@@ -157,15 +168,21 @@ def _figures(warehouse: Warehouse, sql: str, about: Mapping[str, Any]) -> list[F
 
 
 def _nearest(scopes: Sequence[Scope], wanted: Scope, newest: Mapping[Scope, datetime]) -> Scope:
-    """The scope that was asked for, or the one that has most in common with it."""
+    """The scope that was asked for, or the one that has most in common with it; of two lengths the shorter."""
 
-    def fits(one: Scope) -> tuple[bool, bool, bool, datetime]:
+    def fits(one: Scope) -> tuple[bool, bool, bool, bool, int, datetime]:
         same_model = one.model == wanted.model
         same_version = same_model and one.version == wanted.version
         whole = (one.slice_by, one.slice) == (wanted.slice_by, wanted.slice)
-        return same_model, same_version, whole, newest[one]
+        return same_model, same_version, whole, one.seconds == wanted.seconds, -one.seconds, newest[one]
 
     return wanted if wanted in newest else max(scopes, key=fits)
+
+
+def called(start: datetime, end: datetime) -> datetime:
+    """The day by which a window is called."""
+    day = timedelta(days=1)
+    return end - day if end - start > day else start
 
 
 def worst_cell(found: Drift) -> tuple[str, datetime] | None:

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Final
 
 from analytics import report_numbers as numbers
 from analytics.dashboard.charts import Bars, Chart, Level, Line, charts, colour
-from analytics.dashboard.drift import METRICS, SCORE, WINDOWS, Bin, Detail, Drift, Figure
+from analytics.dashboard.drift import METRICS, SCORE, WINDOWS, Bin, Detail, Drift, Figure, called
 from analytics.dashboard.layout import address, chip, empty, section, select, table, title
 from analytics.report_markup import Markup, element, join
 
@@ -58,14 +58,16 @@ def _form(found: Drift, windows: int) -> Markup:
     models = list(dict.fromkeys(one.model for one in found.scopes))
     versions = list(dict.fromkeys(one.version for one in found.scopes if one.model == scope.model))
     mine = [one for one in found.scopes if (one.model, one.version) == (scope.model, scope.version)]
+    lengths = sorted({one.seconds for one in mine})
     slices = {f"{one.slice_by}={one.slice}" if one.slice_by else "": None for one in mine}
     chosen = f"{scope.slice_by}={scope.slice}" if scope.slice_by else ""
     return element(
         "form",
         select("model", "model", models, scope.model),
         select("version", "version", versions, scope.version),
-        select("slice", "slice", list(slices), chosen, "all of it"),
+        select("slice", "slice", list(slices), chosen, names=lambda value: value or "all of it"),
         select("metric", "figure", METRICS, found.metric),
+        select("length", "each", [str(one) for one in lengths], str(scope.seconds), names=_length),
         select("windows", "windows", [str(one) for one in WINDOWS], str(windows)),
         element("noscript", element("button", "Show", type="submit")),
         method="get", action="/drift", class_="form",
@@ -78,7 +80,7 @@ def link(found: Drift, windows: int, feature: str, at: datetime) -> str:
     return address(
         "/drift", model=scope.model, version=scope.version,
         slice=f"{scope.slice_by}={scope.slice}" if scope.slice_by else "",
-        metric=found.metric, windows=str(windows), feature=feature, at=at.isoformat(),
+        metric=found.metric, length=str(scope.seconds), windows=str(windows), feature=feature, at=at.isoformat(),
     )  # fmt: skip
 
 
@@ -90,8 +92,8 @@ def _heat(found: Drift, shown: Detail | None, windows: int) -> Markup:
     narrow = len(found.windows) > _READABLE
     every = max(1, math.ceil(len(found.windows) / (12 if narrow else 40)))
     heads = [
-        element("th", _heads(found.windows, number, every), scope="col", title=f"{at:%Y-%m-%d %H:%M}")
-        for number, at in enumerate(found.windows)
+        element("th", element("span", _heads(found.days, number, every)), scope="col", title=f"{at:%Y-%m-%d %H:%M}")
+        for number, at in enumerate(found.days)
     ]
     rows = []
     for row, feature in enumerate(found.features):
@@ -122,7 +124,8 @@ def _cell(
     open_now = shown is not None and (shown.feature, shown.at) == (feature, at)
     sign = _SIGNS.get(figure.verdict, "")
     value = "" if narrow else _short(figure.value)
-    words = f"{feature}, {at:%Y-%m-%d}: {found.metric} {_number(figure.value)}, n {figure.n:,}, {figure.verdict}"
+    day = called(figure.start, figure.end)
+    words = f"{feature}, {day:%Y-%m-%d}: {found.metric} {_number(figure.value)}, n {figure.n:,}, {figure.verdict}"
     return element(
         "a",
         element("i", sign, aria_hidden="true") if sign else "",
@@ -189,9 +192,9 @@ def _histogram(name: str, bins: Sequence[Bin], figure: Figure) -> Chart:
 
 def _over_time(name: str, found: Drift, series: Sequence[Figure | None], figure: Figure) -> Chart:
     quiet = [one.quiet_95 if one else None for one in series]
-    lines = [Line(found.metric, found.windows, [one.value if one else None for one in series], colour(1), markers=True)]
+    lines = [Line(found.metric, found.days, [one.value if one else None for one in series], colour(1), markers=True)]
     if any(one is not None and math.isfinite(one) for one in quiet):
-        lines.append(Line("quiet 95%", found.windows, quiet, colour(0), dash="dash"))
+        lines.append(Line("quiet 95%", found.days, quiet, colour(0), dash="dash"))
     levels = [Level(figure.threshold, "threshold")] if math.isfinite(figure.threshold) else []
     return Chart("over-time", f"{name}: {found.metric} over time", "Each window against the reference", lines,
                  levels=levels)  # fmt: skip
@@ -220,10 +223,10 @@ def _performance(found: Drift) -> Markup:
 def _against(metric: str, measured: Sequence[Figure], estimated: Sequence[Figure]) -> Chart:
     lines = []
     if measured:
-        at, values = [one.start for one in measured], [one.value for one in measured]
+        at, values = [called(one.start, one.end) for one in measured], [one.value for one in measured]
         lines.append(Line("measured", at, values, colour(1), markers=True))
     if estimated:
-        at, values = [one.start for one in estimated], [one.value for one in estimated]
+        at, values = [called(one.start, one.end) for one in estimated], [one.value for one in estimated]
         lines.append(Line("estimated", at, values, colour(2), dash="dash"))
     some = [*measured, *estimated]
     reference = next((one.reference_value for one in some if math.isfinite(one.reference_value)), math.nan)
@@ -240,7 +243,15 @@ def _against(metric: str, measured: Sequence[Figure], estimated: Sequence[Figure
 def _window(figure: Figure) -> str:
     if (figure.end - figure.start).total_seconds() == 86_400:
         return f"{figure.start.day} {figure.start:%b %Y}"
+    days = (figure.end - figure.start).total_seconds() / 86_400
+    if days > 1:
+        last = called(figure.start, figure.end)
+        return f"{days:g} days to {last.day} {last:%b %Y}"
     return f"{numbers.moment(figure.start)} to {numbers.moment(figure.end)}"
+
+
+def _length(seconds: str) -> str:
+    return numbers.span_of_time(timedelta(seconds=int(seconds)))
 
 
 def _band(figure: Figure) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Final, Literal
 from urllib.parse import quote, urlencode
@@ -146,9 +146,16 @@ def choices(name: str, options: Iterable[tuple[str, str]], chosen: str, path: st
     return element("div", *links, class_="choices", role="group", aria_label=name)
 
 
-def select(name: str, words: str, options: Iterable[str], chosen: str, empty_words: str = "") -> Markup:
-    """A choice of a form that is sent as soon as it is made."""
-    shown = [element("option", one or empty_words, value=one, selected=one == chosen) for one in options]
+def select(
+    name: str,
+    words: str,
+    options: Iterable[str],
+    chosen: str,
+    *,
+    names: Callable[[str], str] = lambda value: value,
+) -> Markup:
+    """A choice of a form that is sent as soon as it is made; `names` says what a value is called."""
+    shown = [element("option", names(one), value=one, selected=one == chosen) for one in options]
     return element("label", element("span", words), element("select", *shown, name=name, data_send=True))
 
 

@@ -1,8 +1,8 @@
 -- What the drift job leaves: what each model version was held against, what was found window by window, and what has
 -- been counted, so that a finished day is not counted again.
 
--- A version's reference profiles, JSON (see analytics/profiles.py); the newest holds. `source`: training (it came with
--- the model) or window (made of logged predictions).
+-- A version's reference profiles, JSON (see analytics/profiles.py). `source`: training (it came with the model) or window
+-- (made of logged predictions); the newest of a window holds, else the newest of training.
 CREATE TABLE IF NOT EXISTS reference_profiles
 (
     model   LowCardinality(String),

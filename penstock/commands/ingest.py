@@ -50,7 +50,10 @@ def ingest(
 
     chosen = settings()
     try:
+        who = access(chosen)
         rules = read_rules(chosen.alerts.rules)
+    except AccessError as error:
+        fail(str(error))
     except AlertRuleError as error:
         fail(f"alerts.rules: {error}")
     configure_logging(chosen.log.format == "json", chosen.log.level, "ingest")
@@ -59,10 +62,6 @@ def ingest(
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())
 
-    try:
-        who = access(chosen)
-    except AccessError as error:
-        fail(str(error))
     config = warehouse_config(chosen)
     warehouse: Warehouse | None = None
     while warehouse is None and not stop.is_set():

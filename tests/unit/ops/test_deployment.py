@@ -15,6 +15,7 @@ import typer
 import yaml
 
 from penstock.cli import build
+from penstock.page_access import access
 from penstock.settings import Settings, SettingsError, load
 from schemas.topics import topic_specs
 from stream_workers.monitor_metrics import MonitorMetrics
@@ -163,3 +164,10 @@ def test_the_settings_that_the_operations_page_shows_are_valid(tmp_path: Path) -
     assert {shlex.split(line, comments=True)[1] for line in shell.splitlines() if line.startswith("penstock")} <= set(
         commands
     )
+
+
+def test_the_page_in_the_composition_asks_for_a_token_and_prometheus_needs_none() -> None:
+    rules = access(settings_of(SERVICES["ingest"]))
+    for path, status in (("/", 401), ("/sql", 401), ("/metrics", 0), ("/healthz", 0)):
+        refusal = rules.refusal("GET", path, {"host": "127.0.0.1:9400"}, {})
+        assert (refusal.status if refusal else 0) == status, path

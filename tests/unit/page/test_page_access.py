@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
-import pytest
+from pathlib import Path
 
+import pytest
+from typer.testing import CliRunner
+
+from penstock.cli import build
 from penstock.page_access import COOKIE, HOURS, Access, AccessError, access, inside, loopback
 from penstock.settings import HttpSettings, PageSettings, Settings, SettingsError, load
+from penstock.stack import LocalStack, StackError
+from penstock.warehouse_client import credentials
 
 TOKEN = "correct-horse-battery"  # noqa: S105 - of no use anywhere
 HERE = Access(hosts=frozenset({"localhost", "127.0.0.1", "::1"}))
@@ -110,6 +116,25 @@ def test_an_address_that_others_can_reach_is_not_listened_on_without_a_token(hos
     rules = access(Settings(http=HttpSettings(host=host), page=PageSettings(token=TOKEN)))
     assert refused(rules, host="whatever.example") == 401
     assert refused(rules, host="whatever.example", authorization=f"Bearer {TOKEN}") == 0
+
+
+def test_neither_ingest_nor_the_stack_starts_on_such_an_address(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PENSTOCK_HTTP__HOST", "0.0.0.0")  # noqa: S104
+    monkeypatch.setenv("PENSTOCK_STACK__STATE", str(tmp_path / "state"))
+    said = CliRunner().invoke(build(), ["ingest"])
+    assert said.exit_code == 2
+    assert said.stderr.startswith("penstock: http.host = '0.0.0.0' can be reached from other machines")
+    assert said.stderr.count("\n") == 1
+    with pytest.raises(StackError, match="PENSTOCK_PAGE__TOKEN"):
+        LocalStack(load("/dev/null", stack=False)).start()
+    assert not (tmp_path / "state").exists()
+
+
+def test_commands_send_the_token_that_the_settings_hold() -> None:
+    assert credentials(Settings()) == {}
+    assert credentials(Settings(page=PageSettings(token=TOKEN))) == {"Authorization": f"Bearer {TOKEN}"}
 
 
 def test_a_proxys_name_is_served_where_it_is_listed_and_needs_the_token_too() -> None:

@@ -10,6 +10,7 @@ import pytest
 
 from analytics.dashboard import alerts, console, drift, experiments, models, overview
 from analytics.dashboard.charts import Bars, Chart, Level, Line
+from analytics.dashboard.drift_html import content as drift_content
 from analytics.dashboard.overview_html import content as overview_content
 from analytics.dashboard.spans import SPANS, span, window
 from analytics.definitions import DefinitionError
@@ -115,6 +116,27 @@ def test_drift_has_a_cell_for_each_feature_and_window_and_its_histogram_behind_i
     few = drift.drift(flights, drift.Scope("no such", "9"), "ks", 3)
     assert few is not None
     assert (few.scope, len(few.windows), few.metric) == (found.scope, 3, "ks")
+
+
+def test_windows_of_two_lengths_are_shown_one_length_at_a_time(nothing: Warehouse) -> None:
+    for start, value in (("2026-01-28", 0.3), ("2026-01-01", 0.7)):
+        nothing.query(
+            """INSERT INTO drift_results
+            (model, version, window_start, window_end, kind, feature, metric, value, n, verdict)
+            SELECT 'm', '1', {start:DateTime64(6, 'UTC')}, toDateTime64('2026-01-29', 6, 'UTC'), 'data', 'x', 'psi',
+                {value:Float64}, 9, 'drift'""",
+            {"start": start, "value": value},
+        )
+    day = drift.drift(nothing, drift.Scope("m", "1"))
+    weeks = drift.drift(nothing, drift.Scope("m", "1", seconds=28 * 86_400))
+    assert day is not None
+    assert weeks is not None
+    assert [one.value for one in day.cells.values()] == [0.3]
+    assert [one.value for one in weeks.cells.values()] == [0.7]
+    assert day.days == weeks.days == (datetime(2026, 1, 28, tzinfo=UTC),)
+    assert "28 days to 28 Jan 2026" in drift_content(
+        weeks, drift.detail(nothing, weeks.scope, "x", weeks.windows[0]), 35
+    )
 
 
 def test_alerts_are_those_that_are_on_and_every_change_before(flights: Warehouse, world: World) -> None:
