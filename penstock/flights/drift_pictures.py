@@ -52,7 +52,7 @@ def lines(
     """A line for each series over days, NaN left out; `marks` are vertical lines with a word."""
     left, top, wide, height = 60, 60, 2.2, 200
     right, bottom = left + wide * len(days), top + height
-    known = [value for values in series.values() for value in values if not math.isnan(value)]
+    known = [value for values in series.values() for value in values if not math.isnan(value)] or [0.0, 1.0]
     low, high = math.floor(min(known) * 20) / 20, math.ceil(max(known) * 20) / 20
 
     def y(value: float) -> float:

@@ -35,7 +35,7 @@ def test_every_flight_is_counted_by_both_versions_and_every_landing_is_joined(bl
         landed = int((~(data.labels(rows) != data.labels(rows))).sum())
         found = blizzard.query(
             "SELECT version, anyIf(n, metric = 'psi' AND feature = '@score'), anyIf(n, metric = 'accuracy') "
-            "FROM drift_days WHERE slice_by = '' AND toDate(window_start) = {day:Date} GROUP BY version ORDER BY version",
+            "FROM drift_days WHERE slice_by = '' AND toDate(window_start) = {day:Date} GROUP BY 1 ORDER BY 1",
             {"day": START + timedelta(days=day)},
         ).rows
         assert found == (("1", rows.stop - rows.start, landed), ("2", rows.stop - rows.start, landed))
@@ -49,7 +49,7 @@ def test_the_blizzard_is_in_drift_on_its_two_days_and_not_before(blizzard: Wareh
     found = {day: set(features) for day, features in rows}
     assert START not in found
     assert "precipitation" in found[date(2013, 2, 8)]
-    assert {"precipitation", "overdue_share"} <= found[date(2013, 2, 9)]
+    assert {"overdue_share", "seats"} <= found[date(2013, 2, 9)]
 
 
 def test_a_page_of_three_days_is_whole_and_its_pictures_are_xml(blizzard: Warehouse) -> None:
