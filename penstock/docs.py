@@ -43,7 +43,7 @@ USES: Final[Mapping[str, _Use]] = {
     "summaries": _Use("BatchSummary", "model", "scoring workers, in transactions", "ingest, monitor"),
     "outcomes": _Use("Outcome", _USER, "applications", "ingest"),
     "dead_letters": _Use("DeadLetter", "the record's", "scoring workers, ingest", "ingest, people"),
-    "control": _Use("Control", "`kind/name`", "`penstock control`, `experiments`, `drift`", "scoring workers, ingest"),
+    "control": _Use("Control", "`kind/name`", "`penstock control`, `penstock experiments`", "scoring workers, ingest"),
 }
 
 
