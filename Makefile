@@ -2,7 +2,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help install demo test faults check format bench simulate constraints clean distclean
+.PHONY: help install demo test faults check format bench simulate drift-flights constraints clean distclean
 
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV := .venv
@@ -76,6 +76,9 @@ bench: install ## Compare with peers and earlier results (PEERS_ARGS), or measur
 
 simulate: install ## Simulate experiments: how often each statistical method is wrong (SIMULATE_ARGS="--scale 0.1")
 	@$(BIN)/python -m benchmarks.experiments $(SIMULATE_ARGS)
+
+drift-flights: install ## Write docs/drift-flights.md: what drifted in a year of real flights (a minute or more)
+	@$(BIN)/python -m penstock.flights.drift_story
 
 # onnxruntime and onnxruntime-gpu exclude each other, so the extra `gpu` has no place in one set of pins.
 constraints: | $(BIN)/python ## Write constraints.txt: the versions that are tested

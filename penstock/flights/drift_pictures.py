@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from datetime import date, timedelta
+from itertools import groupby
 from typing import Final
 
 from analytics.report_markup import Markup, element, raw
@@ -15,7 +16,6 @@ _PALE: Final = "#57606a"
 _GRID: Final = "#d8dee4"
 # From quiet to loud; light to dark also without colour.
 _STEPS: Final = ((0.5, "#eef2f6"), (1.0, "#c9d7e6"), (2.0, "#f2b36b"), (4.0, "#d9692b"), (math.inf, "#8f1d14"))
-_NONE: Final = "#ffffff"
 _LINES: Final = ("#1f6feb", "#d29922", "#8250df", "#1a7f37")
 
 
@@ -26,11 +26,13 @@ def heat_map(title: str, rows: Sequence[str], days: Sequence[date], values: Mapp
     parts = [_text(16, 26, title, 15), *_months(days, left, wide, top, bottom)]
     for at, name in enumerate(rows):
         parts.append(_text(left - 8, top + high * at + 12, name, 11, "end"))
-        for day, moment in enumerate(days):
-            value = values.get((name, moment), math.nan)
-            if not math.isnan(value):
-                colour = next(colour for limit, colour in _STEPS if value <= limit)
-                parts.append(_rect(left + wide * day, top + high * at + 1, wide, high - 2, colour))
+        colours = [_colour(values.get((name, moment), math.nan)) for moment in days]
+        start = 0
+        for colour, run in groupby(colours):  # neighbours of one colour are one rectangle
+            long = len(list(run))
+            if colour is not None:
+                parts.append(_rect(left + wide * start, top + high * at + 1, wide * long, high - 2, colour))
+            start += long
     x = float(left)
     for (_, colour), words in zip(
         _STEPS, ("below half", "below the threshold", "above it", "twice", "four times"), strict=True
@@ -40,13 +42,17 @@ def heat_map(title: str, rows: Sequence[str], days: Sequence[date], values: Mapp
     return _svg(right + 20, bottom + 50, parts)
 
 
+def _colour(value: float) -> str | None:
+    return None if math.isnan(value) else next(colour for limit, colour in _STEPS if value <= limit)
+
+
 def lines(
     title: str, unit: str, days: Sequence[date], series: Mapping[str, Sequence[float]], marks: Mapping[date, str]
 ) -> str:
     """A line for each series over days, NaN left out; `marks` are vertical lines with a word."""
     left, top, wide, height = 60, 60, 2.2, 200
     right, bottom = left + wide * len(days), top + height
-    known = [value for values in series.values() for value in values if not math.isnan(value)]
+    known = [value for values in series.values() for value in values if not math.isnan(value)] or [0.0, 1.0]
     low, high = math.floor(min(known) * 20) / 20, math.ceil(max(known) * 20) / 20
 
     def y(value: float) -> float:

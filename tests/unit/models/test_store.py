@@ -305,3 +305,13 @@ def test_metrics_that_json_cannot_carry_are_refused(store: ModelStore, onnx: Pat
     with pytest.raises(ManifestError, match="model late 1: its manifest cannot be JSON"):
         store.add_onnx("late", "1", onnx, metrics={"auc": float("nan")})
     assert store.names() == []
+
+
+def test_a_histogram_takes_one_line_of_a_manifest_and_reads_back_as_it_was(
+    store: ModelStore, tmp_path: Path, onnx: Path
+) -> None:
+    profile = {"counts": [1, -2.5, 3e-05], "none": [], "words": ["[\n 1,", "2 ]"], "nested": [[1, 2], [3]]}
+    manifest = replace(store.add_onnx("m", "1", onnx), profile=profile)
+    manifest.write(tmp_path / "manifest.json")
+    assert '"counts": [ 1, -2.5, 3e-05 ]' in (tmp_path / "manifest.json").read_text("utf-8")
+    assert Manifest.read(tmp_path / "manifest.json") == manifest
