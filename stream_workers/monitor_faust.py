@@ -6,9 +6,12 @@ batch whose transaction was rolled back is scored and summed up again.
 
 from __future__ import annotations
 
+import os
 import ssl
+import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Final
 
 import faust
@@ -62,6 +65,8 @@ def make_app(config: FaustConfig) -> faust.App:
         broker_client_id="penstock",
         consumer_auto_offset_reset="earliest",
         store=STORE,
+        # Faust makes this folder although nothing of ours is in it; its own choice is the current one.
+        datadir=Path(tempfile.gettempdir()) / f"penstock-{os.getuid()}-faust",
         topic_partitions=config.partitions,
         topic_disable_leader=True,
         # Topics are created by Penstock, with the operator's own properties.

@@ -53,4 +53,5 @@ def test_the_app_reads_committed_records_of_every_broker_it_is_given(tmp_path: P
     app = make_app(FaustConfig("g", properties, 3, session_timeout=6.0))
     assert [(url.host, url.port) for url in app.conf.broker] == [("a", 9093), ("::1", 9092)]
     assert app.conf.broker_credentials.username == "u"
+    assert not (tmp_path / str(app.conf.datadir)).is_relative_to(Path.cwd()), "a container's folder is read-only"
     assert (app.conf.topic_partitions, app.conf.web_enabled, str(app.conf.store)) == (3, False, "memory:")
