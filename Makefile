@@ -45,8 +45,14 @@ install: $(VENV)/.for-running ## Install what runs Penstock into .venv
 demo: install ## Score real flights end to end (DEMO_ARGS="--days 275" for more of them)
 	@$(BIN)/penstock demo $(DEMO_ARGS)
 
+# Unit tests run beside each other; the others have a machine of two cores to themselves, since they time real processes.
 test: $(VENV)/.for-testing ## Run every test (TEST_ARGS="-k name" for some of them)
+ifeq ($(strip $(TEST_ARGS)),)
+	@$(BIN)/python -m pytest -n 2 --dist loadfile tests/unit
+	@$(BIN)/python -m pytest --ignore tests/unit
+else
 	@$(BIN)/python -m pytest $(TEST_ARGS)
+endif
 
 faults: $(VENV)/.for-testing ## Kill, restart and cut off real processes, longer than `make test` does (FAULT_ROUNDS, FAULT_RATE)
 	@PENSTOCK_REQUIRE_KAFKA=1 PENSTOCK_FAULT_ROUNDS=$(FAULT_ROUNDS) PENSTOCK_FAULT_RATE=$(FAULT_RATE) \

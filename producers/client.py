@@ -37,6 +37,7 @@ from producers.inbox import Inbox
 from producers.kafka import Config, address_of
 from producers.publisher import Publisher
 from producers.questions import Question, Score, ask, score_of
+from producers.wakeups import Wakeups
 from schemas.codec import Codec, DecodeError, EncodeError
 from schemas.partitioning import record_key
 from schemas.records import FeatureValue, ScoreReply, ScoreRequest
@@ -81,6 +82,7 @@ class ScoringClient:
         self._inbox = Inbox(config, topics.replies, rng=rng or random.SystemRandom())
         self._table = Correlation(uuid.uuid4().hex)
         self._slots = Slots(max_in_flight)
+        self._wakeups = Wakeups()
         self._publisher: Publisher | None = None
         self._down = ""  # why Kafka takes nothing just now, where it said so
         self._lock = threading.Lock()
@@ -127,7 +129,7 @@ class ScoringClient:
             pending = self._send(question)
             try:
                 async with asyncio.timeout(self._left(question)):
-                    reply = await asyncio.wrap_future(pending.future)
+                    reply = await self._wakeups.result(pending.future)
             except TimeoutError:
                 reply = self._missed(question, pending)
             finally:

@@ -30,9 +30,9 @@ class Sizes:
     """How much of each work is done."""
 
     rounds: int = 3
-    records: int = 600_000
-    heavy_records: int = 60_000
-    bulk_rows: int = 2_000_000
+    records: int = 1_500_000
+    heavy_records: int = 150_000
+    bulk_rows: int = 6_000_000
     reply_rate: float = 500.0
     reply_seconds: float = 60.0
     batching_rate: float = 1000.0

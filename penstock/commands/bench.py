@@ -45,7 +45,7 @@ def stream(
     from penstock.bench.stream import run_stream
 
     _check_delivery(delivery)
-    count = records or (40_000 if model == "heavy" else 400_000)
+    count = records or (40_000 if model == "heavy" else 1_000_000)
     found = _measure(
         "stream", broker, model, lambda bed: run_stream(bed, count, rounds, delivery, workers, console.note)
     )
@@ -67,7 +67,7 @@ def stream(
 
 def bulk(
     broker: Broker = "embedded",
-    rows: Annotated[int, typer.Option(min=1, help="Rows a round.")] = 1_000_000,
+    rows: Annotated[int, typer.Option(min=1, help="Rows a round.")] = 6_000_000,
     rows_each: Annotated[int, typer.Option(min=1, max=65_536, help="Rows in a record.")] = 4096,
     model: Model = "mlp",
     delivery: Delivery = "exactly-once",
