@@ -14,6 +14,7 @@ from analytics.warehouse import Warehouse
 SCORE: Final = "@score"
 METRICS: Final = ("psi", "ks", "js", "wasserstein", "chi2", "null_share", "unseen_share")
 WINDOWS: Final = (35, 90, 366)
+_DAY: Final = 86_400
 _SLICE: Final = (
     "model = {model:String} AND version = {version:String} AND slice_by = {slice_by:String} AND slice = {slice:String} "
     "AND dateDiff('second', window_start, window_end) = {seconds:UInt32}"
@@ -168,13 +169,13 @@ def _figures(warehouse: Warehouse, sql: str, about: Mapping[str, Any]) -> list[F
 
 
 def _nearest(scopes: Sequence[Scope], wanted: Scope, newest: Mapping[Scope, datetime]) -> Scope:
-    """The scope that was asked for, or the one that has most in common with it; of two lengths the shorter."""
+    """The scope that was asked for, or the one that has most in common with it; days, unless other windows are."""
 
     def fits(one: Scope) -> tuple[bool, bool, bool, bool, int, datetime]:
         same_model = one.model == wanted.model
         same_version = same_model and one.version == wanted.version
         whole = (one.slice_by, one.slice) == (wanted.slice_by, wanted.slice)
-        return same_model, same_version, whole, one.seconds == wanted.seconds, -one.seconds, newest[one]
+        return same_model, same_version, whole, one.seconds == (wanted.seconds or _DAY), -one.seconds, newest[one]
 
     return wanted if wanted in newest else max(scopes, key=fits)
 

@@ -27,6 +27,8 @@ _NAMES: Final[Mapping[str, str]] = {
 # Beyond so many windows a cell is too narrow for its number.
 _READABLE: Final = 40
 _BANDS: Final = (0.02, 0.05, 0.1, 0.2, 0.4)
+# These have a unit of their own: their colours are shares of the largest that is shown.
+_UNBOUNDED: Final = frozenset({"chi2", "wasserstein"})
 # Of performance: what is drawn with its estimate beside it, then each on its own.
 _ESTIMATED: Final = tuple((name, f"cbpe_{name}") for name in ("auc", "accuracy", "log_loss", "f1"))
 _ALONE: Final = ("calibration",)
@@ -90,6 +92,7 @@ def _heat(found: Drift, shown: Detail | None, windows: int) -> Markup:
         text = f"No window of this scope has the figure {found.metric}: choose another one above."
         return section(heading, empty(text), key="map")
     narrow = len(found.windows) > _READABLE
+    bands = _bands(found)
     every = max(1, math.ceil(len(found.windows) / (12 if narrow else 40)))
     heads = [
         element("th", element("span", _heads(found.days, number, every)), scope="col", title=f"{at:%Y-%m-%d %H:%M}")
@@ -98,7 +101,9 @@ def _heat(found: Drift, shown: Detail | None, windows: int) -> Markup:
     rows = []
     for row, feature in enumerate(found.features):
         cells = [
-            element("td", _cell(found, shown, windows, feature, at, narrow=narrow, first=(row, column) == (0, 0)))
+            element(
+                "td", _cell(found, shown, windows, bands, feature, at, narrow=narrow, first=(row, column) == (0, 0))
+            )
             for column, at in enumerate(found.windows)
         ]
         name = "score" if feature == SCORE else feature
@@ -112,11 +117,19 @@ def _heat(found: Drift, shown: Detail | None, windows: int) -> Markup:
     )  # fmt: skip
     drifted = sum(one.verdict == "drift" for one in found.cells.values())
     about = f"{drifted} of {numbers.count(len(found.cells))} cells drifted. The arrow keys move, Enter opens a cell."
-    return section(heading, element("div", grid, class_="scroll heats"), _legend(), key="map", about=about)
+    return section(heading, element("div", grid, class_="scroll heats"), _legend(bands), key="map", about=about)
 
 
 def _cell(
-    found: Drift, shown: Detail | None, windows: int, feature: str, at: datetime, *, narrow: bool, first: bool
+    found: Drift,
+    shown: Detail | None,
+    windows: int,
+    bands: Sequence[float],
+    feature: str,
+    at: datetime,
+    *,
+    narrow: bool,
+    first: bool,
 ) -> Markup | str:
     figure = found.cells.get((feature, at))
     if figure is None:
@@ -130,19 +143,23 @@ def _cell(
         "a",
         element("i", sign, aria_hidden="true") if sign else "",
         value,
-        href=link(found, windows, feature, at), class_=f"cell {_band(figure)}", title=words, aria_label=words,
+        href=link(found, windows, feature, at), class_=f"cell {_band(figure, bands)}", title=words, aria_label=words,
         aria_current="true" if open_now else None, tabindex="0" if open_now or (shown is None and first) else "-1",
     )  # fmt: skip
 
 
-def _legend() -> Markup:
-    bands = ["h0", "h1", "h2", "h3", "h4", "h5"]
-    words = [f"below {_BANDS[0]:g}", *(f"from {one:g}" for one in _BANDS)]
-    shown = [
-        element("li", element("span", "", class_=f"swatch {band}"), text)
-        for band, text in zip(bands, words, strict=True)
-    ]
-    signs = [element("li", f"{_SIGNS[name] or '□'} {name}") for name in ("drift", "watch", "too few")]
+def _bands(found: Drift) -> tuple[float, ...]:
+    """Where the colours of a heat map begin."""
+    if found.metric not in _UNBOUNDED:
+        return _BANDS
+    largest = max((one.value for one in found.cells.values() if math.isfinite(one.value)), default=1.0)
+    return tuple(largest * part / 6 for part in range(1, 6))
+
+
+def _legend(bands: Sequence[float]) -> Markup:
+    words = [f"below {bands[0]:.3g}", *(f"from {one:.3g}" for one in bands)]
+    shown = [element("li", element("span", "", class_=f"swatch h{number}"), text) for number, text in enumerate(words)]
+    signs = [element("li", f"{_SIGNS[name]} {name}") for name in ("drift", "watch", "too few")]
     return element("ul", *shown, *signs, class_="legend")
 
 
@@ -254,10 +271,10 @@ def _length(seconds: str) -> str:
     return numbers.span_of_time(timedelta(seconds=int(seconds)))
 
 
-def _band(figure: Figure) -> str:
+def _band(figure: Figure, bands: Sequence[float]) -> str:
     if not math.isfinite(figure.value) or figure.verdict == "too few":
         return "none"
-    return f"h{sum(abs(figure.value) >= one for one in _BANDS)}"
+    return f"h{sum(abs(figure.value) >= one for one in bands)}"
 
 
 def _heads(windows: Sequence[datetime], number: int, every: int) -> str:

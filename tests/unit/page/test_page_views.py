@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from html.parser import HTMLParser
 
@@ -133,6 +134,7 @@ def test_windows_of_two_lengths_are_shown_one_length_at_a_time(nothing: Warehous
     assert weeks is not None
     assert [one.value for one in day.cells.values()] == [0.3]
     assert [one.value for one in weeks.cells.values()] == [0.7]
+    assert "from 0.583" in drift_content(replace(weeks, metric="chi2"), None, 35), "colours are shares of the largest"
     assert day.days == weeks.days == (datetime(2026, 1, 28, tzinfo=UTC),)
     assert "28 days to 28 Jan 2026" in drift_content(
         weeks, drift.detail(nothing, weeks.scope, "x", weeks.windows[0]), 35
