@@ -224,7 +224,7 @@ def _aggregated(side: _Side, kept: str) -> str:
         return f"toFloat64(notEmpty({kept}))"
     how = {
         "sum": f"arraySum({kept})",
-        "mean": f"ifNotFinite(arrayAvg({kept}), 0.)",
+        "mean": f"arrayAvg({kept})",
         "max": f"arrayMax({kept})",
         "any": f"toFloat64(arrayExists(v -> v > 0, {kept}))",
     }
