@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 import psutil
 import pytest
+from monitor_process import until
 
 from models.profile_bins import SAMPLED
 from models.registry import ModelStore
@@ -145,6 +146,9 @@ def test_the_monitor_watches_the_demo_by_score_and_feature_and_stops_nothing(dem
     )
     assert [(variant, features) for variant, features, _ in counted] == [("logistic", 15), ("mlp", 15)]
     assert all(0 < rows <= SAMPLED for *_, rows in counted)
+    # The stack does not wait for the monitor: what it has to say counts once it has read the demo's batches.
+    metrics = f"{demo.stack.addresses['monitor']}/metrics"
+    until(lambda: 'reading{experiment="' in get_text(metrics), 60, lambda: "the monitor has read nothing")
     kafka = demo.stack.settings.kafka
     states = AlertTopic(kafka.client(), demo.stack.settings.codec(), kafka.topics.alerts).states()
     assert not [alert for alert in states if alert.startswith(("latency_p99/", "error_rate/"))]
@@ -152,7 +156,6 @@ def test_the_monitor_watches_the_demo_by_score_and_feature_and_stops_nothing(dem
     assert {json.loads(entry.body)["status"] for (kind, _), entry in assigned.items() if kind == "experiment"} == {
         "running"
     }
-    assert get_text(f"{demo.stack.addresses['monitor']}/metrics").count("penstock_monitor_reading{") > 0
 
 
 def test_the_figures_of_sql_are_those_of_numpy(demo: Demo) -> None:
