@@ -78,7 +78,7 @@ def fill(warehouse: Warehouse, predictions: int, now: datetime) -> None:
         )
     warehouse.command(
         f"""
-        INSERT INTO batch_summaries
+        INSERT INTO batch_summaries (* EXCEPT(feature_histograms))
         WITH fromUnixTimestamp64Micro(toInt64({began} + (number + 1) * {_BATCH} * {step}), 'UTC') AS moment
         SELECT 'b' || toString(number), 'w' || toString(number % 2), 'cpu', 'm', if(number % 2 = 0, '1', '2'), 'e',
             if(number % 2 = 0, 'a', 'b'), 'scoring.requests', moment, {_BATCH}, {_BATCH}, 0,
@@ -144,6 +144,7 @@ def main() -> int:
     text = json.dumps(about, indent=1) + "\n"
     sys.stdout.write(text)
     if options.output:
+        options.output.mkdir(parents=True, exist_ok=True)
         (options.output / f"{now:%Y-%m-%d}-page.json").write_text(text, "utf-8")
     slow = [name for name, one in found.items() if name.startswith("overview") and one["p50_ms"] > LIMIT_MS]
     return 1 if slow else 0
