@@ -24,20 +24,17 @@ from penstock.running import read_stack
 from penstock.settings_errors import SettingsError, explain, hide, place
 from penstock.settings_properties import wrong_properties
 from penstock.settings_sections import (
-    AlertSettings,
     ClickHouseSettings,
-    DriftSettings,
-    ExperimentSettings,
     HttpSettings,
     IngestSettings,
     KafkaSettings,
     LogSettings,
     ModelSettings,
-    MonitorSettings,
     PageSettings,
     StackSettings,
     WorkerSettings,
 )
+from penstock.settings_watch import AlertSettings, DriftSettings, ExperimentSettings, MonitorSettings
 
 if TYPE_CHECKING:
     from schemas.codec import Codec
