@@ -21,6 +21,7 @@ from typing import IO, Any, Final, Self
 
 from penstock.brokers import ApacheKafka, BrokerError, EmbeddedBroker, LocalBroker, free_port, port_is_free
 from penstock.model_store import open_store
+from penstock.ops_access import ops_token
 from penstock.page_access import AccessError, access
 from penstock.running import RunningStack, read_stack, remove_stack, started_at, write_stack
 from penstock.settings import Settings
@@ -132,7 +133,7 @@ class LocalStack:
         monitor = ["monitor"] if self.monitor else []
         names = [*own, *(["ingest"] if self.ingest else []), *monitor, *self._worker_names()]
         http = self.settings.http
-        self._ops = StackOps(http.host, http.stack_port, names)
+        self._ops = StackOps(http.host, http.stack_port, names, token=ops_token(self.settings))
         self.addresses["up"] = self._ops.url
 
     def _start_broker(self) -> None:

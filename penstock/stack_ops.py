@@ -14,7 +14,13 @@ class StackOps:
     """Ready while all of `processes` are. Raises `OpsServerError` where the port is taken."""
 
     def __init__(
-        self, host: str, port: int, processes: Iterable[str], registry: CollectorRegistry | None = None
+        self,
+        host: str,
+        port: int,
+        processes: Iterable[str],
+        registry: CollectorRegistry | None = None,
+        *,
+        token: str = "",
     ) -> None:
         names = tuple(processes)
         registry = registry or new_registry()
@@ -24,7 +30,7 @@ class StackOps:
         )
         for name in names:
             self._restarts.labels(name)  # a series that begins at 0 shows its first step
-        self._server = OpsServer(host, port, registry, self._health).start()
+        self._server = OpsServer(host, port, registry, self._health, token=token).start()
 
     @property
     def url(self) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hmac
 import json
 import logging
 import socket
@@ -115,13 +116,15 @@ class _ServerV6(_Server):
 class OpsServer:
     """Serves `/metrics` (Prometheus), `/healthz` and `/readyz` (JSON; 503 where not so) from a thread of its own.
 
-    `port` 0 takes a free one; `.port` and `.url` say which. Raises `OpsServerError` where it cannot listen.
+    `port` 0 takes a free one; `.port` and `.url` say which. With a `token`, /metrics is for those who send it as
+    `Authorization: Bearer`; health tells what a load balancer has to know. Raises `OpsServerError` where it cannot
+    listen.
     """
 
-    def __init__(self, host: str, port: int, registry: CollectorRegistry, health: Health) -> None:
+    def __init__(self, host: str, port: int, registry: CollectorRegistry, health: Health, *, token: str = "") -> None:
         kind = _ServerV6 if ":" in host else _Server
         try:
-            self._server = kind((host, port), _handler(registry, health))
+            self._server = kind((host, port), _handler(registry, health, token))
         except OSError as error:
             reason = error.strerror or str(error)
             raise OpsServerError(
@@ -163,7 +166,12 @@ class OpsServer:
         self.stop()
 
 
-def _handler(registry: CollectorRegistry, health: Health) -> type[BaseHTTPRequestHandler]:
+def _handler(registry: CollectorRegistry, health: Health, token: str) -> type[BaseHTTPRequestHandler]:
+    def known(authorization: str) -> bool:
+        kind, _, sent = authorization.partition(" ")
+        # Takes as long for a wrong one.
+        return kind.lower() == "bearer" and hmac.compare_digest(sent.strip().encode(), token.encode())
+
     class Handler(BaseHTTPRequestHandler):
         timeout = 10  # a client that connects and says nothing does not keep a thread
         server_version = "penstock"
@@ -171,7 +179,10 @@ def _handler(registry: CollectorRegistry, health: Health) -> type[BaseHTTPReques
 
         def do_GET(self) -> None:
             path = self.path.partition("?")[0]
-            if path == "/metrics":
+            if path == "/metrics" and token and not known(self.headers.get("Authorization", "")):
+                error = {"error": "a token is needed: send it as Authorization: Bearer"}
+                self._json(HTTPStatus.UNAUTHORIZED, error, **{"WWW-Authenticate": 'Bearer realm="penstock"'})
+            elif path == "/metrics":
                 encode, content_type = choose_encoder(self.headers.get("Accept", ""))
                 self._answer(HTTPStatus.OK, content_type, encode(registry))
             elif path == "/healthz":
@@ -184,11 +195,13 @@ def _handler(registry: CollectorRegistry, health: Health) -> type[BaseHTTPReques
         def do_HEAD(self) -> None:
             self.do_GET()
 
-        def _json(self, status: int, body: dict[str, Any]) -> None:
-            self._answer(status, "application/json", json.dumps(body).encode() + b"\n")
+        def _json(self, status: int, body: dict[str, Any], **headers: str) -> None:
+            self._answer(status, "application/json", json.dumps(body).encode() + b"\n", **headers)
 
-        def _answer(self, status: int, content_type: str, body: bytes) -> None:
+        def _answer(self, status: int, content_type: str, body: bytes, **headers: str) -> None:
             self.send_response(status)
+            for name, value in headers.items():
+                self.send_header(name, value)
             self.send_header("Content-Type", content_type)
             self.send_header("Content-Length", str(len(body)))
             self.end_headers()

@@ -55,14 +55,15 @@ def replicate(
 def _watch(
     pairs: list[Replication], names: tuple[str, ...], verify: bool, interval: float, port: int, as_json: bool
 ) -> None:
-    from stream_workers.ops import Health, OpsServer, OpsServerError, ReplicaMetrics, new_registry
+    from penstock.ops_access import ops_server
+    from stream_workers.ops import Health, OpsServerError, ReplicaMetrics, new_registry
 
     stop, registry = threading.Event(), new_registry()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())
     metrics, health = ReplicaMetrics(registry), Health(expected=("replicas",))
     try:
-        with OpsServer(console.settings().http.host, port, registry, health) as server:
+        with ops_server(console.settings(), port, registry, health) as server:
             console.note(f"lag in {server.url}/metrics")
             while not stop.is_set():
                 rounds = [one.round(names, verify=verify) for one in pairs]

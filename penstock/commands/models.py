@@ -17,7 +17,6 @@ def register(app: typer.Typer) -> None:
     """Add the commands."""
     group = typer.Typer(
         help="The registry of models: add, verify, promote, roll back, remove, quantize, replicate.",
-        no_args_is_help=True,
     )
     group.command("list")(versions)
     for command in (show, add, verify):

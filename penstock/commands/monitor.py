@@ -31,6 +31,7 @@ def monitor(
     import threading
 
     from penstock.model_store import open_store
+    from penstock.ops_access import ops_server
     from producers.kafka import LOG
     from schemas.framing import RegistryUnavailableError
     from stream_workers.control import ControlError, ControlFollower
@@ -39,7 +40,7 @@ def monitor(
     from stream_workers.monitor_faust import MonitorConfigError
     from stream_workers.monitor_metrics import MonitorMetrics
     from stream_workers.monitor_rules import LiveRules, Plans
-    from stream_workers.ops import Health, OpsServer, OpsServerError, configure_logging, new_registry
+    from stream_workers.ops import Health, OpsServerError, configure_logging, new_registry
 
     settings = console.settings()
     configure_logging(
@@ -49,9 +50,9 @@ def monitor(
     registry, health, stop = new_registry(), Health(expected=("kafka", "control")), threading.Event()
     for one in (signal.SIGTERM, signal.SIGINT):
         signal.signal(one, lambda *_: stop.set())
-    kafka, address = settings.kafka, (settings.http.host, settings.http.monitor_port if port is None else port)
+    kafka, own_port = settings.kafka, settings.http.monitor_port if port is None else port
     try:
-        with OpsServer(*address, registry, health) as server:
+        with ops_server(settings, own_port, registry, health) as server:
             config, codec = monitor_config(settings), settings.codec()
             if as_json:
                 about = {"pid": os.getpid(), "url": server.url, "group": config.faust.group}

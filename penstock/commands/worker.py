@@ -40,9 +40,10 @@ def worker(
     """Score requests and bulk batches until stopped."""
     from models.errors import ModelError
     from penstock.model_store import open_store
+    from penstock.ops_access import ops_server
     from schemas.framing import RegistryUnavailableError
     from stream_workers.control import ControlError
-    from stream_workers.ops import Health, OpsServer, OpsServerError, WorkerMetrics, configure_logging, new_registry
+    from stream_workers.ops import Health, OpsServerError, WorkerMetrics, configure_logging, new_registry
     from stream_workers.pipeline import PipelineError
     from stream_workers.scoring import ScoringWorker, WorkerStartError
 
@@ -58,9 +59,9 @@ def worker(
     registry, health, stop = new_registry(), Health(expected=("control", "models")), threading.Event()
     for one in (signal.SIGTERM, signal.SIGINT):
         signal.signal(one, lambda *_: stop.set())
-    address = (settings.http.host, settings.http.worker_port if port is None else port)
+    own_port = settings.http.worker_port if port is None else port
     try:
-        with OpsServer(*address, registry, health) as server:
+        with ops_server(settings, own_port, registry, health) as server:
             if as_json:
                 about = {"worker": own_name, "pid": os.getpid(), "url": server.url, "store": str(store.root)}
                 kafka = {"broker": settings.kafka.bootstrap_servers, "group": settings.worker.group}

@@ -6,9 +6,12 @@ import http.client
 import json
 import socket
 import threading
+from typing import Any
 
 import pytest
 
+from penstock.ops_access import ops_token
+from penstock.settings import HttpSettings, PageSettings, Settings
 from stream_workers.ops import Health, OpsServer, OpsServerError, WorkerMetrics, new_registry
 
 
@@ -95,6 +98,39 @@ def test_the_server_serves_metrics_in_the_form_that_is_asked_for() -> None:
         kind, body = get(server, "/metrics", Accept="application/openmetrics-text; version=1.0.0")[1:]
         assert kind.startswith("application/openmetrics-text")
         assert body.endswith(b"# EOF\n")
+
+
+def test_metrics_behind_a_token_are_for_those_who_send_it_and_health_is_for_all() -> None:
+    token = "t" * 20
+    with OpsServer("127.0.0.1", 0, new_registry(), Health(), token=token) as server:
+        for sent in ({}, {"Authorization": "Bearer t"}, {"Authorization": f"Basic {token}"}):
+            status, _, body = get(server, "/metrics", **sent)
+            assert (status, json.loads(body)) == (
+                401, {"error": "a token is needed: send it as Authorization: Bearer"},
+            )  # fmt: skip
+        assert get(server, "/metrics", Authorization=f"Bearer {token}")[0] == 200
+        assert get(server, "/healthz")[0] == get(server, "/readyz")[0] == 200
+
+
+@pytest.mark.parametrize(
+    ("host", "page", "token"),
+    [
+        ("127.0.0.1", {}, ""),
+        ("localhost", {"token": "t" * 16}, ""),
+        ("0.0.0.0", {"token": "t" * 16}, "t" * 16),  # noqa: S104 - settings, nothing listens there
+        ("0.0.0.0", {"open_metrics": True}, ""),  # noqa: S104
+        ("10.0.0.1", {}, None),
+    ],
+)
+def test_an_address_that_others_can_reach_asks_for_the_token_of_the_page(
+    host: str, page: dict[str, Any], token: str | None
+) -> None:
+    settings = Settings(http=HttpSettings(host=host), page=PageSettings(**page))
+    if token is None:
+        with pytest.raises(OpsServerError, match=r"http.host = '10.0.0.1' .* PENSTOCK_PAGE__TOKEN"):
+            ops_token(settings)
+    else:
+        assert ops_token(settings) == token
 
 
 def test_an_unknown_path_is_told_those_there_are() -> None:
