@@ -14,8 +14,9 @@ from producers.bulk_run import BATCH_BYTES, BulkRun, Job, Limits, Progress
 from producers.checkpoint import Checkpoint, State
 from producers.columns import Plan, plan, to_wire
 from producers.errors import BulkInputError
-from producers.files import Source, open_source, rechunk
+from producers.files import open_source
 from producers.kafka import Config
+from producers.pieces import Source, rechunk
 from producers.results import id_types, output_schema
 from producers.writers import check_output
 from schemas.codec import Codec

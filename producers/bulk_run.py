@@ -20,10 +20,10 @@ from confluent_kafka import KafkaError, KafkaException, Message
 from producers.checkpoint import Checkpoint, State
 from producers.columns import Layout, Plan, to_wire
 from producers.errors import BulkError, BulkInputError
-from producers.files import Piece, Source, rechunk
 from producers.inbox import Inbox
 from producers.kafka import Config, address_of
 from producers.mixed import joined
+from producers.pieces import Piece, Source, rechunk
 from producers.publisher import Publisher
 from producers.results import OutputColumn, id_columns, id_types, output_schema, result_table
 from producers.window import Window

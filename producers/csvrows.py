@@ -18,7 +18,7 @@ import pyarrow as pa
 import pyarrow.csv as pa_csv
 
 from producers.errors import BulkInputError
-from producers.files import (
+from producers.pieces import (
     BLOCK_BYTES,
     LONGEST_ROW,
     UNREADABLE,

@@ -13,8 +13,8 @@ import pyarrow.json as pa_json
 
 from producers.columns import number_of
 from producers.errors import BulkInputError
-from producers.files import BLOCK_BYTES, LONGEST_ROW, UNREADABLE, Piece, Source, Wanted, after, open_bytes, unreadable
 from producers.mixed import as_text
+from producers.pieces import BLOCK_BYTES, LONGEST_ROW, UNREADABLE, Piece, Source, Wanted, after, open_bytes, unreadable
 
 _INT64: Final = range(-(2**63), 2**63)
 # A lone surrogate (\\ud800) is valid in JSON and nowhere else.

@@ -19,7 +19,8 @@ from hypothesis import strategies as st
 from producers import csvrows, jsonlines
 from producers.columns import Layout, TensorColumns, plan
 from producers.errors import BulkInputError
-from producers.files import Piece, open_source, rechunk
+from producers.files import open_source
+from producers.pieces import Piece, rechunk
 
 ROWS = 1000
 
