@@ -224,7 +224,8 @@ class Publisher:
     def _features(self, model: LoadedModel, pieces: Sequence[Requests], now: int) -> dict[str, tuple[int, ...]]:
         """Histograms of the features, of a batch now and then: one takes 60 µs, which small batches would feel."""
         first = pieces[0]
-        key = (first.model, first.version, first.experiment, first.variant)
+        # Outside a variant an experiment's name may be made up, and there is no end to those.
+        key = (first.model, first.version, first.experiment if first.variant else "", first.variant)
         if not model.feature_bins or 0 <= now - self._counted_at.get(key, 0) < COUNT_PAUSE_US:
             return {}
         self._counted_at[key] = now
