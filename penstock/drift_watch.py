@@ -4,7 +4,6 @@ whenever it is asked."""
 from __future__ import annotations
 
 import logging
-import threading
 from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Annotated, Any, Final
@@ -23,6 +22,7 @@ from models.store import Store
 from penstock.drift_profile import make
 from penstock.model_store import open_store
 from penstock.retraining import Change, Retraining
+from penstock.rounds import Rounds
 from penstock.warehouse_app import is_loopback
 from producers.errors import BrokerUnavailableError
 
@@ -117,16 +117,13 @@ def rounds(settings: Settings, warehouse: Warehouse, topic: ControlTopic | None)
     return DriftRounds(warehouse, versions, None if topic is None else Retraining(topic), policy, job)
 
 
-class DriftWatch:
-    """A round every `seconds`; 0: only when asked. A context manager. What fails is logged and tried again."""
+class DriftWatch(Rounds):
+    """The drift job every `seconds`; 0: only when asked."""
 
     def __init__(self, warehouse: Warehouse, rounds: DriftRounds, seconds: float) -> None:
         """`warehouse`: the session that the rounds use and nobody else; closed at the end."""
-        self._warehouse = warehouse
         self._rounds = rounds
-        self._seconds = seconds
-        self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="drift", daemon=True)
+        super().__init__("drift", rounds.run, seconds, warehouse, (WarehouseError, BrokerUnavailableError, ModelError))
 
     def round(self, only: str, again: tuple[datetime, datetime] | None) -> dict[str, Any]:
         """A round now, as JSON values: `outcomes` (see `Outcome.as_dict`) and `retrain` (what changed, in words)."""
@@ -135,25 +132,6 @@ class DriftWatch:
     def profile(self, wanted: Mapping[str, str]) -> dict[str, Any]:
         """Make and keep a reference profile: see `penstock.drift_profile.make`."""
         return make(self._warehouse, wanted, datetime.now(UTC))
-
-    def _run(self) -> None:
-        while not self._stop.wait(self._seconds):
-            try:
-                self._rounds.run()
-            except (WarehouseError, BrokerUnavailableError, ModelError) as error:
-                log.warning("drift was not looked at, trying again in %g s: %s", self._seconds, error)
-
-    def __enter__(self) -> DriftWatch:
-        if self._seconds:
-            self._thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._stop.set()
-        if self._thread.is_alive():
-            self._thread.join(10)
-        if not self._thread.is_alive():
-            self._warehouse.close()
 
 
 def as_document(outcomes: list[Outcome], changes: list[Change]) -> dict[str, Any]:

@@ -2,22 +2,19 @@
 
 from __future__ import annotations
 
-import logging
-import threading
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 from analytics.definitions import PLAN_KIND
 from analytics.experiment_job import Entries, ExperimentJob
 from analytics.warehouse import Warehouse, WarehouseError
+from penstock.rounds import Rounds
 from producers.control import ControlTopic
 from producers.errors import BrokerUnavailableError
 
 if TYPE_CHECKING:
     from analytics.readings import Reading
     from penstock.settings import Settings
-
-log = logging.getLogger(__name__)
 
 
 def plans_on(control: ControlTopic) -> Entries:
@@ -30,16 +27,13 @@ def control_topic(settings: Settings) -> ControlTopic:
     return ControlTopic(settings.kafka.client(), settings.codec(), settings.kafka.topics.control)
 
 
-class ExperimentWatch:
-    """A round every `seconds`; 0: only when asked. A context manager. What fails is logged and tried again."""
+class ExperimentWatch(Rounds):
+    """A look at every experiment that is due, every `seconds`; 0: only when asked."""
 
     def __init__(self, warehouse: Warehouse, entries: Entries, seconds: float) -> None:
         """`warehouse`: a session that nobody else uses; closed at the end."""
-        self._warehouse = warehouse
         self._job = ExperimentJob(warehouse, entries)
-        self._seconds = seconds
-        self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="experiments", daemon=True)
+        super().__init__("experiments", self._job.run, seconds, warehouse, (WarehouseError, BrokerUnavailableError))
 
     def looks(self, experiment: str, force: bool, ahead: float) -> list[dict[str, Any]]:
         """A round now: see `ExperimentJob.run`; `ahead` in seconds."""
@@ -49,22 +43,3 @@ class ExperimentWatch:
     def reading(self, name: str, look: int | None) -> Reading:
         """See `ExperimentJob.reading`."""
         return self._job.reading(name, look)
-
-    def _run(self) -> None:
-        while not self._stop.wait(self._seconds):
-            try:
-                self._job.run()
-            except (WarehouseError, BrokerUnavailableError) as error:
-                log.warning("experiments were not looked at, trying again in %g s: %s", self._seconds, error)
-
-    def __enter__(self) -> ExperimentWatch:
-        if self._seconds:
-            self._thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._stop.set()
-        if self._thread.is_alive():
-            self._thread.join(10)
-        if not self._thread.is_alive():
-            self._warehouse.close()
