@@ -41,6 +41,8 @@ MEMORY: Final = 2_000_000_000
 THREADS: Final = 2
 # Seconds: shorter statements are not listed.
 LEAST: Final = 0.02
+# Of the rows there are, how many come before each further look.
+MORE: Final = (0.01, 0.02, 0.05, 0.1)
 _CHUNK: Final = 1_000_000
 
 DEFINITION: Final[dict[str, Any]] = {
@@ -154,7 +156,10 @@ def _timed(watched: Watched, into: dict[str, Any], name: str) -> Iterator[None]:
 
 
 def measure(warehouse: Watched, predictions: int) -> dict[str, Any]:
-    """Fill, look, add a hundredth, look again; seconds by step. The warehouse must be migrated and otherwise empty."""
+    """Fill, look, add a hundredth, look again, then add more and more; seconds by step.
+
+    The warehouse must be migrated and otherwise empty.
+    """
     # Arrow imports pandas when it is first given a list: a second, once a process, and no part of a look.
     pa.array([START])
     plan = Plan(read(DEFINITION, "bench")).start(START)
@@ -189,10 +194,26 @@ def measure(warehouse: Watched, predictions: int) -> dict[str, Any]:
         warehouse.insert("experiment_looks", rows(reading))
     with _timed(warehouse, found, "idle_job_look"):
         look(warehouse, store, plan, at, past_looks(warehouse, plan))
+    found["looks_over_more"] = _looks_over_more(warehouse, plan, total, slot)
     found["first_look_and_report_s"] = round(found["first_look_s"] + found["report_s"], 3)
     found["second_to_first"] = round(found["second_look_cpu_s"] / found["first_look_cpu_s"], 4)
     found["slots"] = {"first": first.folded, "second": second.folded}
     found["units"] = sum(one.n for one in sums if one.metric == "bought")
+    return found
+
+
+def _looks_over_more(warehouse: Watched, plan: Plan, total: int, slot: timedelta) -> list[dict[str, Any]]:
+    """Looks over more and more new rows, one after another: whether their cost is that of what is new."""
+    found, end = [], total
+    for share in MORE:
+        begin, end = end, end + int(total * share)
+        fill(warehouse, begin, end, total)
+        at = START + timedelta(days=DAYS) * (end / total)
+        at -= (at - START) % slot
+        one: dict[str, Any] = {"share": share, "predictions": end - begin}
+        with _timed(warehouse, one, "look"):
+            one["slots"] = advance(warehouse, plan, at).folded
+        found.append({name: value for name, value in one.items() if name != "statements"})
     return found
 
 
