@@ -206,7 +206,9 @@ def test_a_small_benchmark_measures_what_it_says(warehouse: Warehouse) -> None:
         found = measure(watched, 20_000)
     assert found["units"] > 1500
     assert found["slots"]["first"] > 80 * found["slots"]["second"] > 0
-    assert warehouse.query("SELECT count() FROM predictions").scalar() == 20_200
+    # A hundredth more, and then the shares of `looks_over_more`.
+    assert warehouse.query("SELECT count() FROM predictions").scalar() == 20_200 + 202 + 404 + 1010 + 2020
+    assert [one["slots"] > 0 for one in found["looks_over_more"]] == [True] * 4
     assert found["idle_look_s"] < found["first_look_s"]
 
 
