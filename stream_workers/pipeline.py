@@ -28,6 +28,7 @@ POLL_SECONDS: Final = 0.05
 LAG_SECONDS: Final = 5.0
 # A rebalance waits this long for what is in flight; the default max.poll.interval.ms is 300 s.
 DRAIN_SECONDS: Final = 30.0
+LEAST_DRAIN_SECONDS: Final = 1.0
 REWIND_SECONDS: Final = 10.0
 # Twice the transaction time-out: what a step was to commit has long been rolled back.
 HANG_SECONDS: Final = 20.0
@@ -245,7 +246,9 @@ class Pipeline:
         log.info("%s: giving back %s", self._name, _named(partitions))
         if self._committer is None or self._ledger.halted:
             return
-        if not self._committer.drain(DRAIN_SECONDS, self._errands.run):
+        # What a commit under way has taken already counts: one that hangs never ends, and the next owner waits.
+        patience = max(DRAIN_SECONDS - self._committer.under_way(), LEAST_DRAIN_SECONDS)
+        if not self._committer.drain(patience, self._errands.run):
             log.warning("%s: not all was finished in time; it will be done again", self._name)
             self._ledger.halt()
 

@@ -1,0 +1,48 @@
+"""What a rebalance waits for before it gives partitions back."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from stream_workers.errands import Errands
+from stream_workers.ledger import Ledger
+from stream_workers.ops import Health, WorkerMetrics, new_registry
+from stream_workers.pipeline import DRAIN_SECONDS, LEAST_DRAIN_SECONDS, Pipeline
+
+
+class Commits:
+    """A committer whose commit has been under way for so long; keeps how long it is waited for."""
+
+    def __init__(self, under_way: float, finishes: bool) -> None:
+        self._under_way = under_way
+        self._finishes = finishes
+        self.waits: list[float] = []
+
+    def under_way(self) -> float:
+        return self._under_way
+
+    def drain(self, timeout: float, serve: Any) -> bool:
+        del serve
+        self.waits.append(timeout)
+        return self._finishes
+
+
+@pytest.mark.parametrize(
+    ("under_way", "wait"), [(0.0, DRAIN_SECONDS), (28.0, DRAIN_SECONDS - 28.0), (57.0, LEAST_DRAIN_SECONDS)]
+)
+@pytest.mark.parametrize("finishes", [True, False])
+def test_a_commit_that_hangs_does_not_hold_up_the_next_owner_all_over_again(
+    under_way: float, wait: float, finishes: bool
+) -> None:
+    ledger, commits = Ledger(), Commits(under_way, finishes)
+    consumer: Any = None
+    pipeline = Pipeline(
+        "requests", consumer, ["t"], ledger, lambda _: None, Errands(), max_poll=1, held_back=lambda: False,
+        health=Health(), metrics=WorkerMetrics(new_registry(), "w"),
+    )  # fmt: skip
+    pipeline._committer = commits  # type: ignore[assignment]
+    pipeline._revoked(consumer, [])
+    assert commits.waits == [wait]
+    assert ledger.halted is not finishes
