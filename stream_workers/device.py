@@ -4,8 +4,8 @@ A lane holds the pieces of one model version and variant. Interactive lanes go f
 waited longest; bulk lanes get what is left, but never less than their share of the device's time, in slices short
 enough that a request waits for one of them at most.
 
-The device is free again when a run has ended, not when its results have been published: another thread begins the next
-run meanwhile.
+The device is free again when a run has ended, not when its results have been published: where there is a spare thread,
+it begins the next run meanwhile.
 
 A bulk run holds rows of one record, from a multiple of ALIGNED rows on: matrix kernels treat the last rows of a batch
 otherwise, so that a result would depend, in its last bits, on how long slices were and on what else was asked.
@@ -171,11 +171,10 @@ class Device:
         """What ended a device thread, a bug: the worker must not go on."""
         return self._failure
 
-    def start(self, runs: int) -> None:
-        """Begin to serve, with `runs` runs under way at once."""
+    def start(self, runs: int, spare: int = 0) -> None:
+        """Begin to serve, with `runs` runs under way at once; with `spare` threads publishing keeps no run waiting."""
         self._at_once = runs
-        # One more than can run, so that publishing keeps no run waiting.
-        for number in range(runs + 1):
+        for number in range(runs + spare):
             thread = threading.Thread(target=self._run, name=f"device-{number}", daemon=True)
             self._threads.append(thread)
             thread.start()

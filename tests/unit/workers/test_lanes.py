@@ -184,7 +184,7 @@ def test_the_next_run_begins_while_the_last_one_is_published(model: LoadedModel)
         device.submit(
             LaneKey("m", "1"), model, requests([n], inputs={"x": np.array([n])}), sink, lambda: BatchLimits(max_rows=1)
         )
-    device.start(1)
+    device.start(1, spare=1)
     assert sink.done.wait(20)
     device.stop()
     assert device.failure is None
