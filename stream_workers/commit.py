@@ -10,6 +10,7 @@ A crash between any two steps repeats work and never loses it; with the transact
 from __future__ import annotations
 
 import logging
+import math
 import threading
 from collections.abc import Callable, Sequence
 from time import monotonic
@@ -180,8 +181,20 @@ def produce_all(
     producer.poll(0)
 
 
+class _Drain:
+    """A wish of the poll loop: commit what is in flight by `end` (monotonic seconds)."""
+
+    def __init__(self, end: float) -> None:
+        self.end = end
+        self.over = threading.Event()
+        self.committed = False
+
+
 class Committer:
-    """The thread that ends an epoch every `interval` seconds and makes it durable."""
+    """The thread that ends an epoch every `interval` seconds, or at once when asked, and makes it durable.
+
+    No other thread commits: a step may hang for ever in librdkafka, and whoever polls must be able to tell.
+    """
 
     def __init__(
         self,
@@ -201,7 +214,9 @@ class Committer:
         self._on_commit = on_commit
         self._on_failure = on_failure
         self._one_at_a_time = threading.Lock()
-        self._stop = threading.Event()
+        self._wake = threading.Event()
+        self._drain: _Drain | None = None
+        self._stopping = False
         self._thread = threading.Thread(target=self._run, name="commit", daemon=True)
 
     def start(self) -> None:
@@ -209,9 +224,13 @@ class Committer:
         self._thread.start()
 
     def stop(self, serve: Callable[[], None]) -> None:
-        """End the thread; what is open stays uncommitted unless `drain` was called. `serve`: as there."""
-        self._stop.set()
-        while self._thread.is_alive():
+        """End the thread; what is open stays uncommitted unless `drain` was called. `serve`: as there.
+
+        A step that pays no heed to its time-out is not waited for; the process ends without it.
+        """
+        self._stopping = True
+        self._wake.set()
+        while self._thread.is_alive() and self.under_way() <= STEP_SECONDS:
             serve()
             self._thread.join(0.01)
 
@@ -230,39 +249,45 @@ class Committer:
         return True
 
     def drain(self, timeout: float, serve: Callable[[], None]) -> bool:
-        """Commit all that is in flight; False where it was not done in time, and then nothing of it is committed.
+        """Commit all that is in flight; False where that was not done in time, and then the ledger is to be halted.
 
-        Called by the poll loop. `serve` runs its errands: the commit under way may wait for one.
+        Called by the poll loop. `serve` runs its errands: the commit waits for one. After False it may go on.
         """
-        end = monotonic() + timeout
-        while not self._one_at_a_time.acquire(timeout=0.01):
+        wish = self._drain = _Drain(monotonic() + timeout)
+        self._wake.set()
+        while not wish.over.wait(0.01) and self._thread.is_alive() and monotonic() < wish.end:
             serve()
-            if monotonic() > end:
-                return False
-        try:
-            epoch = self._ledger.close()
-            if epoch is None:
-                return True
-            if not self._ledger.settled(epoch, max(0.0, end - monotonic())):
-                return False
-            return self._commit(epoch)
-        finally:
-            self._one_at_a_time.release()
+        return wish.committed
 
     def _run(self) -> None:
         try:
-            while not self._stop.wait(self._interval):
+            while not self._stopping:
+                self._wake.wait(self._interval)
+                self._wake.clear()
                 with self._one_at_a_time:
-                    epoch = self._ledger.close()
-                    if epoch is None:
-                        continue
-                    while not self._ledger.settled(epoch, 0.5):
-                        if self._stop.is_set():
-                            return
-                    self._commit(epoch)
+                    wish, self._drain = self._drain, None
+                    # Whoever wished has given up, and may have begun anew: what is open now has all its time.
+                    if wish is None or monotonic() >= wish.end:
+                        self._end_epoch()
+                    else:
+                        wish.committed = self._end_epoch(wish.end)
+                        wish.over.set()
         except BaseException as error:
             self._on_failure(error)
             raise
+
+    def _end_epoch(self, end: float = math.inf) -> bool:
+        """Commit what is open, once each record of it has its fate; False where that was not by `end` or before a stop.
+
+        Such an epoch is never committed, so who gets False halts the ledger.
+        """
+        epoch = self._ledger.close()
+        if epoch is None:
+            return True
+        while not self._ledger.settled(epoch, min(0.5, max(0.0, end - monotonic()))):
+            if self._stopping or monotonic() >= end:
+                return False
+        return self._commit(epoch)
 
     def _commit(self, epoch: Epoch) -> bool:
         if epoch.abandoned:
