@@ -253,6 +253,8 @@ class Committer:
 
         Called by the poll loop. `serve` runs its errands: the commit waits for one. After False it may go on.
         """
+        if not self._thread.is_alive():
+            return self._ledger.close() is None
         wish = self._drain = _Drain(monotonic() + timeout)
         self._wake.set()
         while not wish.over.wait(0.01) and self._thread.is_alive() and monotonic() < wish.end:

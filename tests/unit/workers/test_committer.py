@@ -67,7 +67,10 @@ def test_a_drain_commits_what_is_open_in_the_thread_that_commits() -> None:
     assert delivery.threads == {"commit"}
     assert own.drain(10.0, nothing), "nothing is open, and that is done at once"
     own.stop(nothing)
+    assert own.drain(10.0, nothing), "after the end, as when the consumer is closed, nothing is left to do"
     assert len(delivery.epochs) == 1
+    admit(ledger, 2)
+    assert not own.drain(10.0, nothing), "nobody is there to commit it"
 
 
 def test_a_commit_that_hangs_does_not_hold_the_poll_loop() -> None:
