@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from models.capture import GATE
-from models.cuda_memory import CudaMemory
+from models.cuda_memory import CudaCallError, CudaMemory
 from models.device_options import DeviceOptions
 from models.errors import ArtifactError, DeviceError
 from models.execution import BoundRunner, PlainRunner, Runner, can_be_bound
@@ -101,9 +101,18 @@ def open_on_gpu(
     why = f"{_CALLED[kind]} loaded on GPU {number}"
     if not bindable:
         return session, PlainRunner(session, signature), why
-    runner = BoundRunner(
-        session, signature, memory(number), runs=options.runs, graphs=graphs, reopen=lambda: opened(False)
-    )
+    try:
+        runner = BoundRunner(
+            session,
+            signature,
+            memory(number),
+            device=f"{kind}:{number}",
+            runs=options.runs,
+            graphs=graphs,
+            reopen=lambda: opened(False),
+        )
+    except CudaCallError as error:
+        raise DeviceError(f"{_CALLED[kind]} failed: {error}") from error
     return session, runner, why
 
 

@@ -26,7 +26,7 @@ import numpy as np
 
 from models.capture import GATE, CaptureGate
 from models.errors import DeviceLostError, DeviceOutOfMemoryError, InferenceError
-from models.runtime import runtime, typed
+from models.runtime import runtime, text, typed
 from models.signature import Signature
 from models.specs import TensorSpec
 from models.staging import Memory, Staging, view
@@ -148,17 +148,19 @@ class BoundRunner:
         signature: Signature,
         memory: Memory,
         *,
+        device: str = "cpu",
         runs: int = 2,
         graphs: bool = False,
         reopen: Callable[[], Any] | None = None,
         gate: CaptureGate = GATE,
     ) -> None:
-        """`graphs`: the session was opened to capture CUDA graphs; `reopen` then opens one that was not.
+        """`device`: its name. `graphs`: the session captures CUDA graphs; `reopen` then gives one that does not.
 
         Raises what `memory` raises.
         """
         self._session = session
         self._reopen = reopen
+        self._device = device
         self._inputs = signature.inputs
         self._outputs = signature.outputs
         self._memory = memory
@@ -198,7 +200,7 @@ class BoundRunner:
         except Exception as error:
             # What was bound for a run that failed is not relied upon.
             lane.bound = None
-            if isinstance(typed(error, ""), DeviceOutOfMemoryError):
+            if isinstance(typed(error, self._device), DeviceOutOfMemoryError):
                 self._shrinking.failed()
             raise
         finally:
@@ -223,10 +225,10 @@ class BoundRunner:
                     if shapes not in lane.graphs:
                         lane.graphs[shapes] = self._captured(lane, inputs)
             except Exception as error:
-                failure = error if isinstance(error, InferenceError) else typed(error, self._memory.device_type)
-                if isinstance(failure, DeviceLostError) and not _CAPTURING.search(str(failure)):
-                    raise failure from error
-                log.warning("no CUDA graphs, this model runs without: inputs %s: %s", shapes, failure)
+                said = text(error)
+                if isinstance(typed(error, self._device), DeviceLostError) and not _CAPTURING.search(said):
+                    raise
+                log.warning("no CUDA graphs, this model runs without: inputs %s: %s", shapes, said)
                 self._without_graphs(lanes)
 
     def close(self) -> None:
@@ -293,6 +295,8 @@ class BoundRunner:
                 fixed[spec.name] = view(area, shape, spec.dtype)
                 self._memory.download(fixed[spec.name].reshape(-1).view(np.uint8), area.address, lane.stream)
         if len(fixed) < len(self._outputs):
+            # A binding keeps what a run made, and would have the next one fit into it.
+            lane.bound = None
             # In the order in which they were bound.
             free = [value.numpy() for value, spec in zip(binding.get_outputs(), self._outputs, strict=True)
                     if spec.name not in fixed]  # fmt: skip
