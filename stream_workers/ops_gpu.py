@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 import logging
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any, Final
 
 from prometheus_client import CollectorRegistry
@@ -71,51 +71,54 @@ class GpuCollector:
         self._asking = threading.Lock()
         self._device = ""
         self._opened_for = ""
-        self._opened: tuple[Any, Any, str] | None = None
+        self._opened: tuple[Any, Any] | None = None
+        self._name = ""
         self._warned = False
-        self._last: list[GaugeMetricFamily] = []
+        self._last = self.describe()
         registry.register(self)
 
     def watch(self, device: str) -> None:
         """Tell of this device from now on: "cuda:0" or "tensorrt:0"; of "cpu" there is nothing to tell."""
         self._device = device if ":" in device else ""
 
-    def describe(self) -> Iterator[GaugeMetricFamily]:
-        """The figures there may be; asking for them here would ask NVML before there is a device."""
-        for name, meaning, _ in _FIGURES:
-            yield GaugeMetricFamily(name, meaning, labels=_LABELS)
+    def describe(self) -> list[GaugeMetricFamily]:
+        """The figures there may be, without asking NVML for them: there may be no device yet."""
+        return [GaugeMetricFamily(name, meaning, labels=_LABELS) for name, meaning, _ in _FIGURES]
 
     def collect(self) -> list[GaugeMetricFamily]:
         """The figures now; those of the last time while another thread is asking."""
         if not self._asking.acquire(blocking=False):
             return self._last
         try:
-            self._last = self._ask(self._device) if self._device else []
-            return self._last
+            families, device = self.describe(), self._device
+            if device:
+                for family, value in zip(families, self._ask(device), strict=False):
+                    if value is not None:
+                        family.add_metric((device, self._name), value)
+            self._last = families
+            return families
         finally:
             self._asking.release()
 
-    def _ask(self, device: str) -> list[GaugeMetricFamily]:
-        found: list[GaugeMetricFamily] = []
+    def _ask(self, device: str) -> list[float | None]:
+        """A value for each figure, None where this GPU has none; nothing where it does not answer."""
         opened = self._open(device)
         if opened is None:
-            return found
-        nvml, gpu, name = opened
-        for metric, meaning, figure in _FIGURES:
+            return []
+        nvml, gpu = opened
+        values: list[float | None] = []
+        for _, _, figure in _FIGURES:
             try:
-                value = figure(nvml, gpu)
+                values.append(float(figure(nvml, gpu)))
             except nvml.NVMLError_NotSupported:
-                continue
+                values.append(None)
             except nvml.NVMLError as error:
                 self._warn(device, str(error))
                 return []
-            family = GaugeMetricFamily(metric, meaning, labels=_LABELS)
-            family.add_metric((device, name), float(value))
-            found.append(family)
-        return found
+        return values
 
-    def _open(self, device: str) -> tuple[Any, Any, str] | None:
-        """NVML's functions, the GPU's handle and name; None where they cannot be had, which is not tried again."""
+    def _open(self, device: str) -> tuple[Any, Any] | None:
+        """NVML's functions and the GPU's handle; None where they cannot be had, which is not tried again."""
         if self._opened_for == device:
             return self._opened
         self._opened_for, self._opened = device, None
@@ -132,7 +135,8 @@ class GpuCollector:
         except (nvml.NVMLError, CudaCallError, DeviceError) as error:
             self._warn(device, f"{error} ({_HINT})")
             return None
-        self._opened = (nvml, gpu, name.decode() if isinstance(name, bytes) else str(name))
+        self._opened = (nvml, gpu)
+        self._name = name.decode() if isinstance(name, bytes) else str(name)
         return self._opened
 
     def _warn(self, device: str, why: str) -> None:
