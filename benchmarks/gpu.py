@@ -25,10 +25,11 @@ from benchmarks.gpu_card import Card, Watch
 from benchmarks.gpu_pipeline import Pipeline, PipelineError
 from benchmarks.torch_models import encoder, perceptron, resnet
 from models.batching import BatchLimits, device_buckets
+from models.bound_runner import BoundRunner
 from models.cuda import open_on_gpu
 from models.device_options import DeviceOptions
 from models.errors import ModelError
-from models.execution import BoundRunner, PlainRunner
+from models.execution import PlainRunner
 from models.export import export_onnx
 from models.loading import LoadedModel
 from models.quantization import to_fp16
@@ -89,16 +90,16 @@ def works(small: bool) -> list[Work]:
             perceptron,
             lambda n: rng.random((n, 512), np.float32),
             max_rows=4096,
-            block=512,
+            block=2048,
         ),
-        Work("cnn", "ResNet-50 in shape", lambda: resnet(64, 1000), lambda n: _pictures(rng, n, 224), 128, 16),
+        Work("cnn", "ResNet-50 in shape", lambda: resnet(64, 1000), lambda n: _pictures(rng, n, 224), 128, 32),
         Work(
             "bert",
             "BERT-base in shape, 128 words",
             lambda: encoder(12, 768, 12, 128, _WORDS),
             lambda n: _words(rng, n, _WORDS),
             256,
-            32,
+            64,
         ),
     ]
 

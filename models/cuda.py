@@ -9,11 +9,12 @@ from contextlib import redirect_stdout
 from pathlib import Path
 from typing import Any, Final
 
+from models.bound_runner import BoundRunner
 from models.capture import GATE
 from models.cuda_memory import CudaCallError, CudaMemory
 from models.device_options import DeviceOptions
 from models.errors import ArtifactError, DeviceError
-from models.execution import BoundRunner, PlainRunner, Runner, can_be_bound
+from models.execution import PlainRunner, Runner, can_be_bound
 from models.runtime import CPU, CUDA, FILE_FAULTS, TENSORRT, load_fault, runtime, session_options, text
 from models.signature import Signature
 from models.staging import Memory

@@ -13,7 +13,7 @@ from models.batching import device_buckets, warm_up_is_enough, warm_up_rows
 from models.device_options import DEFAULT_OPTIONS, DeviceOptions
 from models.errors import ArtifactError, DeviceLostError, DeviceOutOfMemoryError, InferenceError
 from models.manifest import Manifest
-from models.padding import Merged, merge, padded_rows, split
+from models.padding import Merged, fill_in, lay_out, merge, padded_rows, split
 from models.profile_bins import FeatureBins
 from models.session import DATATYPES, Declared, Session
 from models.signature import Signature
@@ -75,6 +75,11 @@ class LoadedModel:
         """Inputs of each part, checked before, to outputs of each part, in one batch. Raises `InferenceError`."""
         if not parts:
             return []
+        if self.session.stages and self.signature.fixed_rows is None:
+            # Straight into the buffers that the device copies from.
+            merged, shapes = lay_out(parts, self.signature, self._buckets)
+            outputs = self.session.run_filled(shapes, lambda buffers: fill_in(buffers, parts, merged, self.signature))
+            return split(outputs, merged, self.signature)
         merged = merge(parts, self.signature, self._buckets)
         return split(self._execute(merged), merged, self.signature)
 

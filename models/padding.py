@@ -48,20 +48,7 @@ def merge(parts: Sequence[Mapping[str, Array]], signature: Signature, buckets: S
     Rows are padded to the next of `buckets` by copies of the first row: it is valid input, which zeros need not be.
     Dynamic inner axes are padded with `pad_value` to the longest part, or to the axis' buckets.
     """
-    first = signature.inputs[0].name
-    counts = tuple(len(part[first]) for part in parts)
-    rows = sum(counts)
-    total = padded_rows(rows, signature, buckets)
-    extents: tuple[Mapping[str, int], ...] = ()
-    padded: dict[str, int] = {}
-    if signature.ragged:
-        extents = tuple(_extents(part, signature) for part in parts)
-        of_axis = {one.axis: one.extents for one in signature.axes}
-        padded = {
-            symbol: bucket_for(max(one[symbol] for one in extents), of_axis.get(symbol, ())) for symbol in extents[0]
-        }
-        if all(one == padded for one in extents):
-            extents = ()
+    counts, rows, total, extents, padded = _measure(parts, signature, buckets)
     inputs = {
         spec.name: _pad(spec, parts, counts, total, signature, padded)
         if extents and spec.name in signature.ragged
@@ -69,6 +56,33 @@ def merge(parts: Sequence[Mapping[str, Array]], signature: Signature, buckets: S
         for spec in signature.inputs
     }
     return Merged(inputs, counts, rows, total, extents, padded if extents else None)
+
+
+def lay_out(
+    parts: Sequence[Mapping[str, Array]], signature: Signature, buckets: Sequence[int] = ()
+) -> tuple[Merged, dict[str, tuple[int, ...]]]:
+    """The batch that `merge` would make, its inputs left out, and the shape of each: `fill_in` then writes them."""
+    counts, rows, total, extents, padded = _measure(parts, signature, buckets)
+    shapes = {
+        spec.name: _padded_shape(spec, parts, total, signature, padded)
+        if extents and spec.name in signature.ragged
+        else (total, *parts[0][spec.name].shape[1:])
+        for spec in signature.inputs
+    }
+    return Merged({}, counts, rows, total, extents, padded if extents else None), shapes
+
+
+def fill_in(
+    buffers: Mapping[str, Array], parts: Sequence[Mapping[str, Array]], merged: Merged, signature: Signature
+) -> None:
+    """Write the inputs of a batch that was laid out into arrays of its shapes, all of their elements."""
+    for spec in signature.inputs:
+        out = buffers[spec.name]
+        if merged.extents and spec.name in signature.ragged:
+            _pad_into(out, spec, parts, merged.counts)
+        else:
+            np.concatenate([part[spec.name] for part in parts], out=out[: merged.rows])
+            out[merged.rows :] = out[0]
 
 
 def split(outputs: Mapping[str, Array], merged: Merged, signature: Signature) -> list[dict[str, Array]]:
@@ -121,6 +135,27 @@ def _crops(outputs: Mapping[str, Array], merged: Merged, signature: Signature) -
     return crops if any(any(one) for one in crops.values()) else {}
 
 
+def _measure(
+    parts: Sequence[Mapping[str, Array]], signature: Signature, buckets: Sequence[int]
+) -> tuple[tuple[int, ...], int, int, tuple[Mapping[str, int], ...], dict[str, int]]:
+    """Rows of each part, of all, and padded; what the dynamic inner axes of each part measure, and padded."""
+    first = signature.inputs[0].name
+    counts = tuple(len(part[first]) for part in parts)
+    rows = sum(counts)
+    total = padded_rows(rows, signature, buckets)
+    extents: tuple[Mapping[str, int], ...] = ()
+    padded: dict[str, int] = {}
+    if signature.ragged:
+        extents = tuple(_extents(part, signature) for part in parts)
+        of_axis = {one.axis: one.extents for one in signature.axes}
+        padded = {
+            symbol: bucket_for(max(one[symbol] for one in extents), of_axis.get(symbol, ())) for symbol in extents[0]
+        }
+        if all(one == padded for one in extents):
+            extents = ()
+    return counts, rows, total, extents, padded
+
+
 def _extents(part: Mapping[str, Array], signature: Signature) -> dict[str, int]:
     return {symbol: part[name].shape[axis] for name, axes in signature.ragged.items() for axis, symbol in axes}
 
@@ -142,15 +177,30 @@ def _pad(
     signature: Signature,
     padded: Mapping[str, int],
 ) -> Array:
+    out = np.empty(_padded_shape(spec, parts, total, signature, padded), spec.dtype)
+    _pad_into(out, spec, parts, counts)
+    return out
+
+
+def _padded_shape(
+    spec: TensorSpec,
+    parts: Sequence[Mapping[str, Array]],
+    total: int,
+    signature: Signature,
+    padded: Mapping[str, int],
+) -> tuple[int, ...]:
     shape = list(parts[0][spec.name].shape)
     shape[0] = total
     for axis, symbol in signature.ragged[spec.name]:
         shape[axis] = padded[symbol]
-    out = np.full(shape, spec.fill, spec.dtype)
+    return tuple(shape)
+
+
+def _pad_into(out: Array, spec: TensorSpec, parts: Sequence[Mapping[str, Array]], counts: Sequence[int]) -> None:
+    out.fill(spec.fill)
     at = 0
     for part, count in zip(parts, counts, strict=True):
         array = part[spec.name]
         out[(slice(at, at + count), *map(slice, array.shape[1:]))] = array
         at += count
     out[at:] = out[0]
-    return out

@@ -17,7 +17,7 @@ from models.errors import (
     InferenceError,
     SignatureError,
 )
-from models.execution import PlainRunner, Runner
+from models.execution import Fill, PlainRunner, Runner
 from models.runtime import frugal_options, open_on_cpu, session_options, typed
 from models.signature import Signature
 from models.specs import ANY, Score, TensorSpec
@@ -65,6 +65,7 @@ class Session:
     def __init__(self, session: Any, signature: Signature, device: str, why: str, runner: Runner | None = None) -> None:
         """`runner`: how `session` is run; None: plainly, with copies made by ONNX Runtime."""
         self._runner: Runner | None = runner or PlainRunner(session, signature)
+        self._stages = self._runner.stages
         self.device = device
         self.why = why
         self.inputs = _declared(session.get_inputs())
@@ -115,6 +116,23 @@ class Session:
             raise InferenceError("the model was closed")
         try:
             return runner.run(inputs)
+        except InferenceError:
+            raise
+        except Exception as error:
+            raise typed(error, self.device) from error
+
+    @property
+    def stages(self) -> bool:
+        """Whether inputs are copied into buffers on their way, so that `run_filled` spares a copy."""
+        return self._stages
+
+    def run_filled(self, shapes: Mapping[str, tuple[int, ...]], fill: Fill) -> dict[str, Array]:
+        """`run` on inputs of these shapes that `fill` writes into the buffers it is given, by name. Raises as `run`."""
+        runner = self._runner
+        if runner is None:
+            raise InferenceError("the model was closed")
+        try:
+            return runner.run_filled(shapes, fill)
         except InferenceError:
             raise
         except Exception as error:

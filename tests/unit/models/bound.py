@@ -10,8 +10,8 @@ from typing import Any
 
 import numpy as np
 
+from models.bound_runner import BoundRunner
 from models.capture import CaptureGate
-from models.execution import BoundRunner
 from models.runtime import open_on_cpu, session_options
 from models.session import Session, signature_of
 from models.staging import HostMemory

@@ -13,11 +13,12 @@ from bound import Cudart, ones
 from small_onnx import attention, linear
 
 import models.cuda
+from models.bound_runner import BoundRunner
 from models.cuda import open_on_gpu, providers
 from models.cuda_memory import CudaCallError, CudaMemory, cudart
 from models.device_options import DeviceOptions
 from models.errors import ArtifactError, DeviceError
-from models.execution import BoundRunner, PlainRunner
+from models.execution import PlainRunner
 from models.runtime import runtime
 from models.session import Session, signature_of
 from models.staging import HostMemory

@@ -102,14 +102,20 @@ def test_a_capture_that_fails_is_said_and_the_model_goes_on_without_graphs(
     opened: list[Any] = []
 
     def reopen() -> Any:
+        assert gate._inside == 0, "it has to pass the gate itself"
         told: list[int | None] = []
         opened.append(told)
         return Watched(raw(path), lambda options: told.append(graph_id(options)))
 
-    memory = HostMemory()
+    gate, memory = CaptureGate(), HostMemory()
     error = RuntimeError("CUDA failure 900: operation not permitted when stream is capturing ; GPU=0")
     session, _ = capturing(
-        path, memory=memory, device="cuda:0", reopen=reopen, fail=lambda number: error if number == 3 else None
+        path,
+        memory=memory,
+        gate=gate,
+        device="cuda:0",
+        reopen=reopen,
+        fail=lambda number: error if number == 3 else None,
     )
     with caplog.at_level(logging.WARNING):
         session.prepare(ones(2))

@@ -15,13 +15,14 @@ from hypothesis import strategies as st
 from small_onnx import attention, identity, linear, lookup, node, write
 
 from models.batching import BatchLimits, device_buckets
+from models.bound_runner import BoundRunner, Shrinking, output_shape
 from models.cuda_memory import CudaMemory
 from models.errors import DeviceLostError, DeviceOutOfMemoryError, InferenceError
-from models.execution import BoundRunner, Shrinking, can_be_bound, output_shape
+from models.execution import can_be_bound
 from models.loading import LoadedModel
 from models.registry import ModelStore
 from models.session import Session, signature_of
-from models.signature import TensorSpec
+from models.signature import AxisBuckets, Signature, TensorSpec
 from models.staging import HostMemory, Staging
 from schemas.tensors import DATATYPES, Array
 
@@ -274,10 +275,9 @@ def test_text_cannot_be_bound(tmp_path: Path) -> None:
 
 def test_an_outputs_shape_is_known_from_rows_numbers_and_the_inputs_own_axes() -> None:
     x = TensorSpec("x", "FP32", ("rows", "seq", 3))
-    inputs: dict[str, Array] = {"x": np.zeros((2, 7, 3), np.float32)}
 
     def shape(*extents: int | str) -> tuple[int, ...] | None:
-        return output_shape(TensorSpec("y", "FP32", ("rows", *extents)), (x,), inputs)
+        return output_shape(TensorSpec("y", "FP32", ("rows", *extents)), (x,), ((2, 7, 3),))
 
     assert [shape(), shape(5), shape("seq", 4), shape("other"), shape(-1)] == [(2,), (2, 5), (2, 7, 4), None, None]
 
@@ -305,3 +305,37 @@ def test_a_model_on_a_gpu_is_warmed_up_on_each_size_its_policy_may_choose(tmp_pa
     assert model.padded_rows(17) == 24
     out = model.run([ones(9, 1.0), ones(8, 2.0)])
     assert [one["y"].ravel().tolist() for one in out] == [[6.0] * 9, [12.0] * 8]
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    shapes=st.lists(st.tuples(st.integers(1, 5), st.integers(1, 6)), min_size=1, max_size=4),
+    buckets=st.sampled_from([(), (4,), (2, 8, 32)]),
+    axis=st.sampled_from([(), (4, 16)]),
+)
+def test_parts_written_straight_into_the_buffers_are_answered_as_merged_ones(
+    tmp_path_factory: pytest.TempPathFactory,
+    shapes: list[tuple[int, int]],
+    buckets: tuple[int, ...],
+    axis: tuple[int, ...],
+) -> None:
+    folder = tmp_path_factory.mktemp("m")
+    path = sequences(folder / "m.onnx")
+    found = signature_of(path)
+    signature = Signature(found.inputs, found.outputs, axes=(AxisBuckets("seq", axis),) if axis else ())
+    store = ModelStore(folder / "store")
+    store.add_onnx("m", "1", path, signature, BatchLimits(max_rows=32, buckets=buckets))
+    manifest = store.manifest("m", "1")
+    plain, staged = LoadedModel(manifest, Session.open(path, signature, "cpu")), LoadedModel(manifest, bound(path))
+    rng = np.random.default_rng(len(shapes))
+    parts = [{"values": rng.random(one, np.float32), "mask": rng.random(one) < 0.5} for one in shapes]
+    for got, expected in zip(staged.run(parts), plain.run(parts), strict=True):
+        assert list(got) == list(expected)
+        assert np.array_equal(got["masked"], expected["masked"])
+        np.testing.assert_allclose(got["total"], expected["total"], rtol=1e-6)
+
+
+def test_an_input_of_another_type_is_refused_and_not_converted(tmp_path: Path) -> None:
+    session = bound(linear(tmp_path / "m.onnx"))
+    with pytest.raises(InferenceError, match="input 'x': expected float32, got float64"):
+        session.run({"x": np.ones((2, 3))})
