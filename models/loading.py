@@ -13,7 +13,7 @@ from models.batching import device_buckets, warm_up_is_enough, warm_up_rows
 from models.device_options import DEFAULT_OPTIONS, DeviceOptions
 from models.errors import ArtifactError, DeviceLostError, DeviceOutOfMemoryError, InferenceError
 from models.manifest import Manifest
-from models.padding import Merged, fill_in, lay_out, merge, padded_rows, split
+from models.padding import Merged, fill_in, merge, padded_rows, shapes_of, split
 from models.profile_bins import FeatureBins
 from models.session import DATATYPES, Declared, Session
 from models.signature import Signature
@@ -43,6 +43,7 @@ class LoadedModel:
         # On a GPU a size that was not seen before costs far more than padding to one that was.
         self._given = bool(limits.buckets) or not session.wants_buckets
         self._buckets = limits.buckets if self._given else device_buckets(limits)
+        self._staged = session.stages and manifest.signature.fixed_rows is None
         compare(manifest, session.inputs, session.outputs)
         self.warm_up: list[tuple[int, float]] = self._warm(clock)
 
@@ -75,10 +76,13 @@ class LoadedModel:
         """Inputs of each part, checked before, to outputs of each part, in one batch. Raises `InferenceError`."""
         if not parts:
             return []
-        if self.session.stages and self.signature.fixed_rows is None:
+        if self._staged:
             # Straight into the buffers that the device copies from.
-            merged, shapes = lay_out(parts, self.signature, self._buckets)
-            outputs = self.session.run_filled(shapes, lambda buffers: fill_in(buffers, parts, merged, self.signature))
+            merged = merge(parts, self.signature, self._buckets, write=False)
+            outputs = self.session.run_filled(
+                shapes_of(merged, parts, self.signature),
+                lambda buffers: fill_in(buffers, parts, merged, self.signature),
+            )
             return split(outputs, merged, self.signature)
         merged = merge(parts, self.signature, self._buckets)
         return split(self._execute(merged), merged, self.signature)

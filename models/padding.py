@@ -42,40 +42,52 @@ def padded_rows(rows: int, signature: Signature, buckets: Sequence[int]) -> int:
     return -(-rows // fixed) * fixed if fixed else bucket_for(rows, buckets)
 
 
-def merge(parts: Sequence[Mapping[str, Array]], signature: Signature, buckets: Sequence[int] = ()) -> Merged:
+def merge(
+    parts: Sequence[Mapping[str, Array]], signature: Signature, buckets: Sequence[int] = (), write: bool = True
+) -> Merged:
     """Parts that passed the signature's checks as one batch.
 
     Rows are padded to the next of `buckets` by copies of the first row: it is valid input, which zeros need not be.
-    Dynamic inner axes are padded with `pad_value` to the longest part, or to the axis' buckets.
+    Dynamic inner axes are padded with `pad_value` to the longest part, or to the axis' buckets. Without `write` the
+    inputs are left out: `fill_in` writes them into arrays of the shapes that `shapes_of` tells.
     """
-    counts, rows, total, extents, padded = _measure(parts, signature, buckets)
+    first = signature.inputs[0].name
+    counts = tuple(len(part[first]) for part in parts)
+    rows = sum(counts)
+    total = padded_rows(rows, signature, buckets)
+    extents: tuple[Mapping[str, int], ...] = ()
+    padded: dict[str, int] = {}
+    if signature.ragged:
+        extents = tuple(_extents(part, signature) for part in parts)
+        of_axis = {one.axis: one.extents for one in signature.axes}
+        padded = {
+            symbol: bucket_for(max(one[symbol] for one in extents), of_axis.get(symbol, ())) for symbol in extents[0]
+        }
+        if all(one == padded for one in extents):
+            extents = ()
     inputs = {
         spec.name: _pad(spec, parts, counts, total, signature, padded)
         if extents and spec.name in signature.ragged
         else _stack([part[spec.name] for part in parts], rows, total)
-        for spec in signature.inputs
+        for spec in (signature.inputs if write else ())
     }
     return Merged(inputs, counts, rows, total, extents, padded if extents else None)
 
 
-def lay_out(
-    parts: Sequence[Mapping[str, Array]], signature: Signature, buckets: Sequence[int] = ()
-) -> tuple[Merged, dict[str, tuple[int, ...]]]:
-    """The batch that `merge` would make, its inputs left out, and the shape of each: `fill_in` then writes them."""
-    counts, rows, total, extents, padded = _measure(parts, signature, buckets)
-    shapes = {
-        spec.name: _padded_shape(spec, parts, total, signature, padded)
-        if extents and spec.name in signature.ragged
-        else (total, *parts[0][spec.name].shape[1:])
+def shapes_of(merged: Merged, parts: Sequence[Mapping[str, Array]], signature: Signature) -> dict[str, tuple[int, ...]]:
+    """The shape of each input of a batch."""
+    return {
+        spec.name: _padded_shape(spec, parts, merged.padded_rows, signature, merged.padded)
+        if merged.padded is not None and spec.name in signature.ragged
+        else (merged.padded_rows, *parts[0][spec.name].shape[1:])
         for spec in signature.inputs
     }
-    return Merged({}, counts, rows, total, extents, padded if extents else None), shapes
 
 
 def fill_in(
     buffers: Mapping[str, Array], parts: Sequence[Mapping[str, Array]], merged: Merged, signature: Signature
 ) -> None:
-    """Write the inputs of a batch that was laid out into arrays of its shapes, all of their elements."""
+    """Write the inputs of a batch that `merge` left out, every element of these arrays."""
     for spec in signature.inputs:
         out = buffers[spec.name]
         if merged.extents and spec.name in signature.ragged:
@@ -133,27 +145,6 @@ def _crops(outputs: Mapping[str, Array], merged: Merged, signature: Signature) -
                 )
         crops[spec.name] = symbols
     return crops if any(any(one) for one in crops.values()) else {}
-
-
-def _measure(
-    parts: Sequence[Mapping[str, Array]], signature: Signature, buckets: Sequence[int]
-) -> tuple[tuple[int, ...], int, int, tuple[Mapping[str, int], ...], dict[str, int]]:
-    """Rows of each part, of all, and padded; what the dynamic inner axes of each part measure, and padded."""
-    first = signature.inputs[0].name
-    counts = tuple(len(part[first]) for part in parts)
-    rows = sum(counts)
-    total = padded_rows(rows, signature, buckets)
-    extents: tuple[Mapping[str, int], ...] = ()
-    padded: dict[str, int] = {}
-    if signature.ragged:
-        extents = tuple(_extents(part, signature) for part in parts)
-        of_axis = {one.axis: one.extents for one in signature.axes}
-        padded = {
-            symbol: bucket_for(max(one[symbol] for one in extents), of_axis.get(symbol, ())) for symbol in extents[0]
-        }
-        if all(one == padded for one in extents):
-            extents = ()
-    return counts, rows, total, extents, padded
 
 
 def _extents(part: Mapping[str, Array], signature: Signature) -> dict[str, int]:

@@ -59,13 +59,14 @@ class Session:
     """An open ONNX model on one device. `run` may be called from several threads at once.
 
     `device`: "cpu", "cuda:0" or "tensorrt:0"; `why`: one line on how it came to that. `inputs` and `outputs`: what the
-    file declares, as (name, ONNX type, shape).
+    file declares, as (name, ONNX type, shape). `stages`: inputs are copied into buffers on their way, so that
+    `run_filled` spares a copy.
     """
 
     def __init__(self, session: Any, signature: Signature, device: str, why: str, runner: Runner | None = None) -> None:
         """`runner`: how `session` is run; None: plainly, with copies made by ONNX Runtime."""
         self._runner: Runner | None = runner or PlainRunner(session, signature)
-        self._stages = self._runner.stages
+        self.stages = self._runner.stages
         self.device = device
         self.why = why
         self.inputs = _declared(session.get_inputs())
@@ -120,11 +121,6 @@ class Session:
             raise
         except Exception as error:
             raise typed(error, self.device) from error
-
-    @property
-    def stages(self) -> bool:
-        """Whether inputs are copied into buffers on their way, so that `run_filled` spares a copy."""
-        return self._stages
 
     def run_filled(self, shapes: Mapping[str, tuple[int, ...]], fill: Fill) -> dict[str, Array]:
         """`run` on inputs of these shapes that `fill` writes into the buffers it is given, by name. Raises as `run`."""
