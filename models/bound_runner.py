@@ -15,6 +15,7 @@ import logging
 import math
 import re
 import threading
+import weakref
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -30,7 +31,7 @@ from models.execution import Fill, Shapes
 from models.runtime import runtime, text, typed
 from models.signature import Signature
 from models.specs import TensorSpec
-from models.staging import Memory, Staging, view
+from models.staging import ABANDONED, Held, Memory, Staging, view
 from schemas.tensors import Array
 
 log = logging.getLogger(__name__)
@@ -137,8 +138,12 @@ class BoundRunner:
         self._lanes: SimpleQueue[_Lane | None] = SimpleQueue()
         self._count = runs
         with gate.shared():
+            while ABANDONED:
+                ABANDONED.popleft().close()
+            self._held = Held(memory)
+            self._abandon = weakref.finalize(self, ABANDONED.append, self._held)
             for _ in range(runs):
-                self._lanes.put(_Lane(Staging(memory), memory.open_stream(), session.io_binding()))
+                self._lanes.put(_Lane(self._held.staging(), self._held.stream(), session.io_binding()))
         self._normal = self._options(_NO_GRAPH) if graphs else None
         self._shrinks = self._options(None, shrink=True)
 
@@ -203,11 +208,10 @@ class BoundRunner:
         """See `Runner.close`."""
         with self._all:
             for _ in range(self._count):
-                lane = self._lane()
-                with self._gate.shared():
-                    lane.drop_graphs()
-                    lane.staging.close()
-                    self._memory.close_stream(lane.stream)
+                self._lane()
+            with self._gate.shared():
+                self._held.close()
+            self._abandon.detach()
             # Whoever still waits for a lane is told that there will be none.
             self._lanes.put(None)
             if self._thread is not None:
@@ -293,7 +297,7 @@ class BoundRunner:
         """The graph of these shapes in this lane. Raises where it cannot be had, or answers something else."""
         with self._gate.shared():
             expected = self._run(lane, shapes, fill, None)
-        graph = _Graph(Staging(self._memory), self._session.io_binding(), self._options(self._next_graph))
+        graph = _Graph(self._held.staging(), self._session.io_binding(), self._options(self._next_graph))
         self._next_graph += 1
         try:
             with self._gate.alone():

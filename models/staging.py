@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+from collections import deque
 from dataclasses import dataclass
 from typing import Any, Final, Protocol
 
@@ -155,3 +156,33 @@ class Staging:
 def view(area: Area, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Array:
     """The host's side of an area as an array of this shape."""
     return area.host[: math.prod(shape) * dtype.itemsize].view(dtype).reshape(shape)
+
+
+class Held:
+    """What a runner has of a device. Outlives one that nobody closed, to be given back by the next."""
+
+    def __init__(self, memory: Memory) -> None:
+        self._memory = memory
+        self._stagings: list[Staging] = []
+        self._streams: list[int] = []
+
+    def staging(self) -> Staging:
+        """Areas of their own."""
+        self._stagings.append(Staging(self._memory))
+        return self._stagings[-1]
+
+    def stream(self) -> int:
+        """A stream of its own."""
+        self._streams.append(self._memory.open_stream())
+        return self._streams[-1]
+
+    def close(self) -> None:
+        """Give everything back."""
+        while self._stagings:
+            self._stagings.pop().close()
+        while self._streams:
+            self._memory.close_stream(self._streams.pop())
+
+
+# Of runners that were dropped unclosed. Not given back where that is noticed: it may be while a graph is captured.
+ABANDONED: Final[deque[Held]] = deque()

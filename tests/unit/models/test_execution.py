@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -266,6 +267,19 @@ def test_closing_gives_everything_back_and_tells_whoever_waits(tmp_path: Path) -
     for run in (session.run, held.run):
         with pytest.raises(InferenceError, match="the model was closed"):
             run(ones(1))
+
+
+def test_a_model_that_was_dropped_unclosed_is_cleared_up_when_the_next_is_opened(tmp_path: Path) -> None:
+    path = linear(tmp_path / "m.onnx")
+    library = Cudart()
+    session = bound(path, memory=OnHost(0, library))
+    session.run(ones(2))
+    assert library.held > 0
+    del session
+    gc.collect()
+    assert library.held > 0, "a capture may be under way where garbage is collected"
+    bound(path).close()
+    assert library.held == 0
 
 
 def test_text_cannot_be_bound(tmp_path: Path) -> None:
