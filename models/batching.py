@@ -69,9 +69,23 @@ def warm_up_rows(limits: BatchLimits) -> tuple[int, ...]:
     return tuple(sorted({1, *between, limits.max_rows}))
 
 
-def warm_up_is_enough(limits: BatchLimits, seconds: float) -> bool:
-    """Whether the policy would cut larger batches than this one, which took `seconds`: they need no warm-up."""
-    return limits.max_run is not None and not limits.buckets and seconds > limits.max_run / 4
+def device_buckets(limits: BatchLimits) -> tuple[int, ...]:
+    """What a GPU pads rows to where the model has no buckets: powers of two, from 16 on also those and a half more.
+
+    So at most a third of a batch of more than 8 rows is padding, and a model meets some twenty sizes in its life.
+    """
+    sizes = {2**power for power in range(limits.max_rows.bit_length())}
+    sizes |= {size + size // 2 for size in sizes if size >= 16}
+    return tuple(sorted({one for one in sizes if one < limits.max_rows} | {limits.max_rows}))
+
+
+def warm_up_is_enough(limits: BatchLimits, seconds: float, every: bool = False) -> bool:
+    """Whether the policy would cut larger batches than this one, which took `seconds`: they need no warm-up.
+
+    `every`: each size that may come is to be warmed up, and not only enough of them to know what they take.
+    """
+    longest = limits.max_run
+    return longest is not None and not limits.buckets and seconds > (longest if every else longest / 4)
 
 
 class ServiceTime:

@@ -9,10 +9,11 @@ from typing import Final
 
 import numpy as np
 
-from models.batching import warm_up_is_enough, warm_up_rows
+from models.batching import device_buckets, warm_up_is_enough, warm_up_rows
+from models.device_options import DEFAULT_OPTIONS, DeviceOptions
 from models.errors import ArtifactError, DeviceLostError, DeviceOutOfMemoryError, InferenceError
 from models.manifest import Manifest
-from models.padding import Merged, merge, padded_rows, split
+from models.padding import Merged, fill_in, merge, padded_rows, shapes_of, split
 from models.profile_bins import FeatureBins
 from models.session import DATATYPES, Declared, Session
 from models.signature import Signature
@@ -38,7 +39,11 @@ class LoadedModel:
         self.name, self.version = manifest.name, manifest.version
         self.feature_bins = FeatureBins(manifest.profile, manifest.signature)
         self._what = f"model {manifest.name} {manifest.version}"
-        self._buckets = manifest.batching.buckets
+        limits = manifest.batching
+        # On a GPU a size that was not seen before costs far more than padding to one that was.
+        self._given = bool(limits.buckets) or not session.wants_buckets
+        self._buckets = limits.buckets if self._given else device_buckets(limits)
+        self._staged = session.stages and manifest.signature.fixed_rows is None
         compare(manifest, session.inputs, session.outputs)
         self.warm_up: list[tuple[int, float]] = self._warm(clock)
 
@@ -51,10 +56,11 @@ class LoadedModel:
         device: str = "auto",
         threads: int = 1,
         clock: Callable[[], float] = time.perf_counter,
+        options: DeviceOptions = DEFAULT_OPTIONS,
     ) -> LoadedModel:
         """Verify, open, compare, warm up, in this order; what is returned may serve. Raises `ModelError`."""
         manifest = store.manifest(name, version)
-        session = Session.open(store.artifact(name, version), manifest.signature, device, threads)
+        session = Session.open(store.artifact(name, version), manifest.signature, device, threads, options)
         try:
             return cls(manifest, session, clock)
         except BaseException:
@@ -63,13 +69,21 @@ class LoadedModel:
 
     @property
     def device(self) -> str:
-        """Where it runs: "cpu" or "cuda:0"."""
+        """Where it runs: "cpu", "cuda:0" or "tensorrt:0"."""
         return self.session.device
 
     def run(self, parts: Sequence[Mapping[str, Array]]) -> list[dict[str, Array]]:
         """Inputs of each part, checked before, to outputs of each part, in one batch. Raises `InferenceError`."""
         if not parts:
             return []
+        if self._staged:
+            # Straight into the buffers that the device copies from.
+            merged = merge(parts, self.signature, self._buckets, write=False)
+            outputs = self.session.run_filled(
+                shapes_of(merged, parts, self.signature),
+                lambda buffers: fill_in(buffers, parts, merged, self.signature),
+            )
+            return split(outputs, merged, self.signature)
         merged = merge(parts, self.signature, self._buckets)
         return split(self._execute(merged), merged, self.signature)
 
@@ -100,7 +114,7 @@ class LoadedModel:
 
     def _warm(self, clock: Callable[[], float]) -> list[tuple[int, float]]:
         limits, fixed = self.manifest.batching, self.signature.fixed_rows
-        sizes = (fixed,) if fixed else warm_up_rows(limits)
+        sizes = (fixed,) if fixed else warm_up_rows(limits) if self._given else self._buckets
         timings: list[tuple[int, float]] = []
         try:
             suited = self._suited(sizes[0])
@@ -110,12 +124,13 @@ class LoadedModel:
                     inputs = {one.name: one.sample(rows, *suited, extents) for one in self.signature.inputs}
                     # The first run pays for memory and kernels; the second is what requests will see.
                     self._check_outputs(self.run_merged(inputs, rows), rows)
+                    self.session.prepare(inputs)
                     start = clock()
                     self.run_merged(inputs, rows)
                     seconds = clock() - start
                 timings.append((rows, seconds))
                 # Larger ones would be cut by the policy: they are spared, and so is their memory.
-                if not fixed and warm_up_is_enough(limits, seconds):
+                if not fixed and warm_up_is_enough(limits, seconds, every=not self._given):
                     break
         except InferenceError as error:
             raise type(error)(f"{self._what} failed its warm-up on {self.device}: {error}") from error

@@ -42,11 +42,14 @@ def padded_rows(rows: int, signature: Signature, buckets: Sequence[int]) -> int:
     return -(-rows // fixed) * fixed if fixed else bucket_for(rows, buckets)
 
 
-def merge(parts: Sequence[Mapping[str, Array]], signature: Signature, buckets: Sequence[int] = ()) -> Merged:
+def merge(
+    parts: Sequence[Mapping[str, Array]], signature: Signature, buckets: Sequence[int] = (), write: bool = True
+) -> Merged:
     """Parts that passed the signature's checks as one batch.
 
     Rows are padded to the next of `buckets` by copies of the first row: it is valid input, which zeros need not be.
-    Dynamic inner axes are padded with `pad_value` to the longest part, or to the axis' buckets.
+    Dynamic inner axes are padded with `pad_value` to the longest part, or to the axis' buckets. Without `write` the
+    inputs are left out: `fill_in` writes them into arrays of the shapes that `shapes_of` tells.
     """
     first = signature.inputs[0].name
     counts = tuple(len(part[first]) for part in parts)
@@ -66,9 +69,32 @@ def merge(parts: Sequence[Mapping[str, Array]], signature: Signature, buckets: S
         spec.name: _pad(spec, parts, counts, total, signature, padded)
         if extents and spec.name in signature.ragged
         else _stack([part[spec.name] for part in parts], rows, total)
-        for spec in signature.inputs
+        for spec in (signature.inputs if write else ())
     }
     return Merged(inputs, counts, rows, total, extents, padded if extents else None)
+
+
+def shapes_of(merged: Merged, parts: Sequence[Mapping[str, Array]], signature: Signature) -> dict[str, tuple[int, ...]]:
+    """The shape of each input of a batch."""
+    return {
+        spec.name: _padded_shape(spec, parts, merged.padded_rows, signature, merged.padded)
+        if merged.padded is not None and spec.name in signature.ragged
+        else (merged.padded_rows, *parts[0][spec.name].shape[1:])
+        for spec in signature.inputs
+    }
+
+
+def fill_in(
+    buffers: Mapping[str, Array], parts: Sequence[Mapping[str, Array]], merged: Merged, signature: Signature
+) -> None:
+    """Write the inputs of a batch that `merge` left out, every element of these arrays."""
+    for spec in signature.inputs:
+        out = buffers[spec.name]
+        if merged.extents and spec.name in signature.ragged:
+            _pad_into(out, spec, parts, merged.counts)
+        else:
+            np.concatenate([part[spec.name] for part in parts], out=out[: merged.rows])
+            out[merged.rows :] = out[0]
 
 
 def split(outputs: Mapping[str, Array], merged: Merged, signature: Signature) -> list[dict[str, Array]]:
@@ -142,15 +168,30 @@ def _pad(
     signature: Signature,
     padded: Mapping[str, int],
 ) -> Array:
+    out = np.empty(_padded_shape(spec, parts, total, signature, padded), spec.dtype)
+    _pad_into(out, spec, parts, counts)
+    return out
+
+
+def _padded_shape(
+    spec: TensorSpec,
+    parts: Sequence[Mapping[str, Array]],
+    total: int,
+    signature: Signature,
+    padded: Mapping[str, int],
+) -> tuple[int, ...]:
     shape = list(parts[0][spec.name].shape)
     shape[0] = total
     for axis, symbol in signature.ragged[spec.name]:
         shape[axis] = padded[symbol]
-    out = np.full(shape, spec.fill, spec.dtype)
+    return tuple(shape)
+
+
+def _pad_into(out: Array, spec: TensorSpec, parts: Sequence[Mapping[str, Array]], counts: Sequence[int]) -> None:
+    out.fill(spec.fill)
     at = 0
     for part, count in zip(parts, counts, strict=True):
         array = part[spec.name]
         out[(slice(at, at + count), *map(slice, array.shape[1:]))] = array
         at += count
     out[at:] = out[0]
-    return out

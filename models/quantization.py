@@ -145,7 +145,7 @@ def _convert(model: Path, target: Path, method: Method, sample: Sample, signatur
     try:
         with _quiet():
             if method == "fp16":
-                _to_fp16(model, target, external)
+                to_fp16(model, target, external)
             elif method == "int8-static":
                 _to_static_int8(model, target, sample, signature, external)
             else:
@@ -162,7 +162,7 @@ def _convert(model: Path, target: Path, method: Method, sample: Sample, signatur
         raise ArtifactError(f"{model}: it cannot be converted to {method}: {said}") from error
 
 
-def _to_fp16(model: Path, target: Path, external: bool) -> None:
+def to_fp16(model: Path, target: Path, external: bool) -> None:
     """Weights and arithmetic in FP16; inputs and outputs stay as they are, so that callers notice nothing."""
     import onnx
     from onnxruntime.transformers.float16 import convert_float_to_float16

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import io
 import re
 from collections.abc import Mapping
-from contextlib import redirect_stdout
-from functools import cache
 from pathlib import Path
 from typing import Any, Final
 
+from models.cuda import open_on_gpu
+from models.device_options import DEFAULT_OPTIONS, DeviceOptions
 from models.errors import (
     ArtifactError,
     DeviceError,
@@ -18,6 +17,8 @@ from models.errors import (
     InferenceError,
     SignatureError,
 )
+from models.execution import Fill, PlainRunner, Runner
+from models.runtime import frugal_options, open_on_cpu, session_options, typed
 from models.signature import Signature
 from models.specs import ANY, Score, TensorSpec
 from schemas.tensors import BYTES, Array
@@ -36,9 +37,6 @@ __all__ = [
 # What an ONNX file declares of its inputs or outputs: (name, ONNX type, shape) each.
 Declared = tuple[tuple[str, str, tuple[int | str | None, ...]], ...]
 
-_CUDA: Final = "CUDAExecutionProvider"
-_CPU: Final = "CPUExecutionProvider"
-_FATAL: Final = 4
 DATATYPES: Final = {
     "tensor(float16)": "FP16",
     "tensor(float)": "FP32",
@@ -54,57 +52,59 @@ DATATYPES: Final = {
     "tensor(bool)": "BOOL",
     "tensor(string)": BYTES,
 }
-_DEVICE: Final = re.compile(r"auto|cpu|cuda(?::([0-9]{1,3}))?")
-_PREFIX: Final = re.compile(r"^\[ONNXRuntimeError\] : \d+ : \w+ : ")
-_MEMORY: Final = re.compile(
-    r"failed to allocate memory|out of memory|out_of_memory|alloc_failed|memoryallocation|bad_alloc|bad allocation",
-    re.I,
-)
-_LOST: Final = re.compile(r"(cuda|cublas|cudnn) (failure|error)", re.I)
-_DEVICE_FAULTS: Final = {"EPFail", "EngineError", "DeviceReset"}
-# What it puts before its message: the path again, and where in its own sources it is.
-_OPENING: Final = re.compile(r"^Load model from .*? failed: ?(?:/\S+:\d+ .+?\)(?: const)? (?=[A-Z]))?")
-_OPSET: Final = re.compile(r"Opset (\d+) is under development.* for domain (\S+) is till opset (\d+)")
-_CUSTOM: Final = re.compile(r"(\S+?)\(-?\d+\) is not a registered function/op")
-# What ONNX Runtime raises where the file is at fault, whatever the device.
-_FILE_FAULTS: Final = {"InvalidProtobuf", "InvalidGraph", "NoModel", "NoSuchFile"}
+_DEVICE: Final = re.compile(r"auto|cpu|(cuda|tensorrt)(?::([0-9]{1,3}))?")
 
 
 class Session:
     """An open ONNX model on one device. `run` may be called from several threads at once.
 
-    `device`: "cpu" or "cuda:0"; `why`: one line on how it came to that. `inputs` and `outputs`: what the file declares,
-    as (name, ONNX type, shape).
+    `device`: "cpu", "cuda:0" or "tensorrt:0"; `why`: one line on how it came to that. `inputs` and `outputs`: what the
+    file declares, as (name, ONNX type, shape). `stages`: inputs are copied into buffers on their way, so that
+    `run_filled` spares a copy.
     """
 
-    def __init__(self, session: Any, signature: Signature, device: str, why: str) -> None:
-        self._session: Any = session
-        self._names = [one.name for one in signature.outputs]
+    def __init__(self, session: Any, signature: Signature, device: str, why: str, runner: Runner | None = None) -> None:
+        """`runner`: how `session` is run; None: plainly, with copies made by ONNX Runtime."""
+        self._runner: Runner | None = runner or PlainRunner(session, signature)
+        self.stages = self._runner.stages
         self.device = device
         self.why = why
         self.inputs = _declared(session.get_inputs())
         self.outputs = _declared(session.get_outputs())
 
     @classmethod
-    def open(cls, path: str | Path, signature: Signature, device: str = "auto", threads: int = 1) -> Session:
-        """Open a model on `auto`, `cpu`, `cuda` or `cuda:N`, with `threads` threads within an operator.
+    def open(
+        cls,
+        path: str | Path,
+        signature: Signature,
+        device: str = "auto",
+        threads: int = 1,
+        options: DeviceOptions = DEFAULT_OPTIONS,
+    ) -> Session:
+        """Open a model on `auto`, `cpu`, `cuda`, `tensorrt` or `cuda:N`; `threads` within an operator on a CPU.
 
         `auto` takes the first GPU where CUDA loads, else the CPU. Raises `ArtifactError` where the file is no model,
-        `DeviceError` where `cuda` was asked for and did not load.
+        `DeviceError` where `cuda` or `tensorrt` was asked for and did not load.
         """
         match = _DEVICE.fullmatch(device)
         if match is None:
-            raise DeviceError(f"device: expected auto, cpu, cuda or cuda:N, got {device!r}")
+            raise DeviceError(f"device: expected auto, cpu, cuda, tensorrt, cuda:N or tensorrt:N, got {device!r}")
         why = "cpu was asked for"
         if device != "cpu":
-            number = int(match[1] or 0)
-            session, why = _open_on_cuda(path, number, _options(threads, signature))
-            if session is not None:
-                return cls(session, signature, f"cuda:{number}", why)
-            if device != "auto":
-                raise DeviceError(f"device {device} was asked for, and cannot be had: {why}")
-            why = f"cpu, because {why}"
-        return cls(_open_on_cpu(path, _options(threads, signature)), signature, "cpu", why)
+            kind, number = match[1] or "cuda", int(match[2] or 0)
+            try:
+                session, runner, why = open_on_gpu(path, signature, kind, number, options, threads)
+                return cls(session, signature, f"{kind}:{number}", why, runner)
+            except DeviceError as error:
+                if device != "auto":
+                    raise DeviceError(f"device {device} was asked for, and cannot be had: {error}") from error
+                why = f"cpu, because {error}"
+        return cls(open_on_cpu(path, session_options(threads, signature)), signature, "cpu", why)
+
+    @property
+    def wants_buckets(self) -> bool:
+        """Whether a shape that was not seen before costs so much that rows had better be padded to few sizes."""
+        return self.device != "cpu"
 
     def run(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
         """Arrays [n, ...] by input name to arrays by output name.
@@ -112,18 +112,46 @@ class Session:
         Raises `InferenceError` where the model raises, its kin `DeviceOutOfMemoryError` where it finds no memory and
         `DeviceLostError` where the device itself fails.
         """
-        session = self._session
-        if session is None:
+        runner = self._runner
+        if runner is None:
             raise InferenceError("the model was closed")
         try:
-            values = session.run(self._names, inputs)
+            return runner.run(inputs)
+        except InferenceError:
+            raise
         except Exception as error:
-            raise _typed(error, self.device) from error
-        return dict(zip(self._names, values, strict=True))
+            raise typed(error, self.device) from error
+
+    def run_filled(self, shapes: Mapping[str, tuple[int, ...]], fill: Fill) -> dict[str, Array]:
+        """`run` on inputs of these shapes that `fill` writes into the buffers it is given, by name. Raises as `run`."""
+        runner = self._runner
+        if runner is None:
+            raise InferenceError("the model was closed")
+        try:
+            return runner.run_filled(shapes, fill)
+        except InferenceError:
+            raise
+        except Exception as error:
+            raise typed(error, self.device) from error
+
+    def prepare(self, inputs: Mapping[str, Array]) -> None:
+        """Make ready for more runs of these shapes, having run one: on a GPU that is to, capture them as a CUDA graph.
+
+        Raises as `run` does.
+        """
+        if self._runner is not None:
+            try:
+                self._runner.prepare(inputs)
+            except InferenceError:
+                raise
+            except Exception as error:
+                raise typed(error, self.device) from error
 
     def close(self) -> None:
         """Give back its memory, once no run is under way. Twice is fine."""
-        self._session = None
+        runner, self._runner = self._runner, None
+        if runner is not None:
+            runner.close()
 
 
 def declared_of(path: str | Path) -> tuple[Declared, Declared]:
@@ -131,7 +159,7 @@ def declared_of(path: str | Path) -> tuple[Declared, Declared]:
 
     Its weights are not touched where they are external data, so that a file of any size may be looked at.
     """
-    session = _open_on_cpu(path, _frugal())
+    session = open_on_cpu(path, frugal_options())
     return _declared(session.get_inputs()), _declared(session.get_outputs())
 
 
@@ -142,7 +170,7 @@ def signature_of(path: str | Path) -> Signature:
     owns them. Where there is one output of one number a row, that is the score.
     Raises `ArtifactError` where the file does not load or cannot be batched.
     """
-    session = _open_on_cpu(path, _frugal())
+    session = open_on_cpu(path, frugal_options())
     inputs = []
     for name, kind, shape in _declared(session.get_inputs()):
         if kind not in DATATYPES:
@@ -168,67 +196,6 @@ def signature_of(path: str | Path) -> Signature:
         raise ArtifactError(f"{path}: {error}") from None
 
 
-@cache
-def _runtime() -> Any:
-    """ONNX Runtime, quiet: whatever it would print is raised as well."""
-    import onnxruntime
-
-    onnxruntime.set_default_logger_severity(_FATAL)
-    return onnxruntime
-
-
-def _options(threads: int, signature: Signature | None) -> Any:
-    runtime = _runtime()
-    options = runtime.SessionOptions()
-    options.intra_op_num_threads = threads
-    options.inter_op_num_threads = 1
-    options.execution_mode = runtime.ExecutionMode.ORT_SEQUENTIAL
-    options.log_severity_level = _FATAL
-    # A spinning thread takes a core from the poll loop beside it.
-    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-    # Planned memory is kept for every shape ever seen: with free inner axes there is no end to them.
-    options.enable_mem_pattern = not (signature and signature.ragged)
-    return options
-
-
-def _frugal() -> Any:
-    """Options to look at a model with: nothing is folded or packed, so that mapped weights stay on the disk."""
-    options = _options(1, None)
-    options.graph_optimization_level = _runtime().GraphOptimizationLevel.ORT_DISABLE_ALL
-    options.add_session_config_entry("session.disable_prepacking", "1")
-    return options
-
-
-def _open_on_cpu(path: str | Path, options: Any) -> Any:
-    try:
-        return _runtime().InferenceSession(str(path), options, providers=[_CPU])
-    except Exception as error:
-        raise ArtifactError(f"{path}: ONNX Runtime cannot load it: {_load_fault(error)}") from error
-
-
-def _open_on_cuda(path: str | Path, number: int, options: Any) -> tuple[Any, str]:
-    """A session and why it is on this device, or None and why it is not."""
-    runtime = _runtime()
-    if _CUDA not in runtime.get_available_providers():
-        return None, "this ONNX Runtime has no CUDA (the extra `gpu` in place of `cpu` brings it)"
-    providers = [(_CUDA, {"device_id": number, "arena_extend_strategy": "kSameAsRequested"}), _CPU]
-    # Both calls print what they miss, to a stdout that may be somebody's JSON.
-    with redirect_stdout(io.StringIO()) as said:
-        if hasattr(runtime, "preload_dlls"):
-            runtime.preload_dlls()
-        try:
-            # Without its fallback: it would move to the CPU in silence, and again in the middle of a run.
-            session = runtime.InferenceSession(str(path), options, providers=providers, enable_fallback=0)
-        except Exception as error:
-            if type(error).__name__ in _FILE_FAULTS:
-                raise ArtifactError(f"{path}: ONNX Runtime cannot load it: {_load_fault(error)}") from error
-            return None, f"CUDA failed: {_text(error)}"
-    if session.get_providers()[0] != _CUDA:
-        first = next(iter(said.getvalue().splitlines()), "its driver or libraries are missing")
-        return None, f"CUDA did not load: {first}"
-    return session, f"CUDA loaded on GPU {number}"
-
-
 def _declared(values: Any) -> Declared:
     return tuple((str(one.name), str(one.type), tuple(one.shape or ())) for one in values)
 
@@ -252,28 +219,3 @@ def _ranks(session: Any, inputs: list[TensorSpec], names: list[str]) -> dict[str
             continue
         return {name: one.ndim if one.ndim and len(one) == rows else 0 for name, one in zip(names, values, strict=True)}
     return {}
-
-
-def _typed(error: Exception, device: str) -> InferenceError:
-    text = _text(error)
-    if isinstance(error, MemoryError) or _MEMORY.search(text):
-        return DeviceOutOfMemoryError(f"{device} is out of memory for this batch: {text}")
-    if type(error).__name__ in _DEVICE_FAULTS or (device != "cpu" and _LOST.search(text)):
-        return DeviceLostError(f"{device} failed, and this process has to be started again to use it: {text}")
-    return InferenceError(f"the model raised: {text}")
-
-
-def _load_fault(error: Exception) -> str:
-    """Why a file does not load, in words of who exported it."""
-    said = _PREFIX.sub("", " ".join(str(error).split()))
-    if match := _OPSET.search(said):
-        return f"it has opset {match[1]} of {match[2]}, this ONNX Runtime knows up to {match[3]}: export it with that"
-    if match := _CUSTOM.search(said):
-        return f"{match[1]} is a custom operator, which no worker has"
-    return _OPENING.sub("", _text(error))
-
-
-def _text(error: Exception) -> str:
-    """What ONNX Runtime says, on one line, without its prefix."""
-    text = _PREFIX.sub("", " ".join(str(error).split())) or type(error).__name__
-    return text if len(text) <= 400 else text[:399] + "…"

@@ -174,10 +174,18 @@ class ModelSettings(Section):
     """The registry of models: a folder, or a URL of fsspec (s3://, gs://). Not set: those that come with Penstock."""
     cache: str = Field(default=".penstock/models", min_length=1)
     """The folder that models are brought to from a registry; it may be deleted while no worker loads one."""
-    device: Literal["auto", "cpu", "cuda"] = "auto"
-    """What inference runs on: "cuda" fails where CUDA does not load, "auto" takes it where it does."""
+    device: Literal["auto", "cpu", "cuda", "tensorrt"] = "auto"
+    """What inference runs on: "cuda" and "tensorrt" fail where they do not load, "auto" takes CUDA where it loads."""
     threads: int = Field(default=1, ge=1)
     """Threads of one inference on a CPU. Scale by workers first."""
+    gpu_memory_limit_mb: int | None = Field(default=None, ge=1)
+    """Megabytes of a GPU that one model version's arena may take, weights and activations; not set: no limit."""
+    cuda_graphs: bool = False
+    """Whether a GPU captures each size of batch as a CUDA graph in the warm-up; a model that cannot be runs without."""
+    tensorrt_fp16: bool = False
+    """Whether TensorRT may compute in FP16; inputs and outputs stay as they are."""
+    tensorrt_cache: str = Field(default=".penstock/tensorrt", min_length=1)
+    """The folder of TensorRT's engines, which take minutes to build: for one GPU model and one TensorRT each."""
 
     @field_validator("store")
     @classmethod

@@ -17,6 +17,7 @@ from prometheus_client import (
     disable_created_metrics,
 )
 
+from stream_workers.ops_gpu import GpuCollector
 from stream_workers.ops_histogram import ROWS, BatchHistogram
 
 Values = npt.NDArray[Any]
@@ -96,6 +97,7 @@ class WorkerMetrics:
         self.rows_in_flight = Gauge("penstock_rows_in_flight", "Rows taken and not yet published", registry=registry)
         self.paused = Gauge("penstock_paused", "1 while back-pressure holds partitions back", registry=registry)
         self._device = Gauge("penstock_device_info", "1 for the device that scores", ("device",), registry=registry)
+        self._gpu = GpuCollector(registry)
         self._lock = threading.Lock()
         self._unserved: set[str] = set()
 
@@ -150,9 +152,10 @@ class WorkerMetrics:
         self._lag.keep(partitions, topics)
 
     def device(self, name: str) -> None:
-        """The device that scores: cpu or cuda:N."""
+        """The device that scores: cpu, cuda:N or tensorrt:N."""
         self._device.clear()
         self._device.labels(name).set(1)
+        self._gpu.watch(name)
 
 
 class IngestMetrics:

@@ -91,7 +91,13 @@ class ScoringWorker:
         self._device = Device(bulk_share=config.bulk_share)
         self._catalog = Catalog(
             store,
-            partial(LoadedModel.load, store, device=config.device, threads=config.threads),
+            partial(
+                LoadedModel.load,
+                store,
+                device=config.device,
+                threads=config.threads,
+                options=config.device_options,
+            ),
             on_ready=self._release,
             on_gone=self._device.forget,
         )
@@ -216,7 +222,7 @@ class ScoringWorker:
         name = loaded[0].device
         self._metrics.device(name)
         # To a GPU the next batch is copied while one runs; two on a CPU would only take its cores from each other.
-        self._device.start(runs=1 if name == "cpu" else 2)
+        self._device.start(runs=1 if name == "cpu" else self._config.device_options.runs)
         self._loaded.set()
         self._tell_models()
         return True

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from models.device_options import DEFAULT_OPTIONS, DeviceOptions
 from schemas.topics import Topics
 
 
@@ -25,6 +26,7 @@ class ScoringConfig:
     topics: Topics
     group: str = "penstock-scoring"
     device: str = "auto"
+    device_options: DeviceOptions = DEFAULT_OPTIONS
     threads: int = 1
     delivery: str = "exactly-once"
     max_rows: int | None = None

@@ -17,7 +17,9 @@ from penstock import console
 from penstock.settings import Settings
 
 if TYPE_CHECKING:
+    from models.device_options import DeviceOptions
     from models.store import Store
+    from penstock.settings_sections import ModelSettings
     from stream_workers.ops import Health
     from stream_workers.scoring_config import ScoringConfig
 
@@ -106,6 +108,18 @@ def _await_models(store: Store, health: Health, stop: threading.Event) -> bool:
             return False
 
 
+def device_options(own: ModelSettings) -> DeviceOptions:
+    """How a GPU is used, as the settings have it."""
+    from models.device_options import DeviceOptions
+
+    return DeviceOptions(
+        memory_limit=None if own.gpu_memory_limit_mb is None else own.gpu_memory_limit_mb * 1024 * 1024,
+        graphs=own.cuda_graphs,
+        fp16=own.tensorrt_fp16,
+        engine_cache=own.tensorrt_cache,
+    )
+
+
 def scoring_config(settings: Settings, name: str, delivery: str = "exactly-once") -> ScoringConfig:
     """The settings as a worker takes them."""
     from stream_workers.scoring_config import ScoringConfig
@@ -118,6 +132,7 @@ def scoring_config(settings: Settings, name: str, delivery: str = "exactly-once"
         topics=settings.kafka.topics,
         group=own.group,
         device=settings.models.device,
+        device_options=device_options(settings.models),
         threads=settings.models.threads,
         delivery=delivery,
         max_rows=own.max_rows,

@@ -19,16 +19,17 @@ pytestmark = pytest.mark.train
 # worker's own session, after several runs, what a worker keeps.
 CHILD = """
 import json, sys
-from models.session import _options, _runtime, signature_of
+from models.runtime import runtime, session_options
+from models.session import signature_of
 path, rows, kind = sys.argv[1], int(sys.argv[2]), sys.argv[3]
 def status(name):
     lines = open("/proc/self/status").read().splitlines()
     return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(name + ":"))
 signature = signature_of(path)
-options = _options(1, signature)
+options = session_options(1, signature)
 if kind == "buffers":
     options.enable_cpu_mem_arena = options.enable_mem_pattern = False
-session = _runtime().InferenceSession(path, options, providers=["CPUExecutionProvider"])
+session = runtime().InferenceSession(path, options, providers=["CPUExecutionProvider"])
 def feed(count):
     return {one.name: one.sample(count, fill=1) for one in signature.inputs}
 session.run(None, feed(1))

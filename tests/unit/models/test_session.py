@@ -12,7 +12,8 @@ import pytest
 from small_onnx import attention, identity, linear, lookup, node, write
 
 from models.errors import ArtifactError, DeviceError, DeviceLostError, DeviceOutOfMemoryError, InferenceError
-from models.session import Session, _typed, signature_of
+from models.runtime import typed
+from models.session import Session, signature_of
 from models.signature import Signature, TensorSpec
 from schemas.tensors import DATATYPES
 
@@ -145,7 +146,7 @@ def test_running_out_of_memory_has_a_type_of_its_own(tmp_path: Path) -> None:
     ],
 )
 def test_failures_of_cuda_are_told_apart_by_what_they_say(text: str, kind: type[Exception]) -> None:
-    assert type(_typed(RuntimeError(text), "cuda:0")) is kind
+    assert type(typed(RuntimeError(text), "cuda:0")) is kind
 
 
 def test_a_closed_session_does_not_run(tmp_path: Path) -> None:
@@ -189,7 +190,7 @@ def test_cuda_computes_what_the_cpu_computes(tmp_path: Path) -> None:
 
 def test_a_device_that_does_not_exist_is_named(tmp_path: Path) -> None:
     path = identity(tmp_path / "m.onnx")
-    with pytest.raises(DeviceError, match="expected auto, cpu, cuda or cuda:N, got 'tpu'"):
+    with pytest.raises(DeviceError, match="expected auto, cpu, cuda, tensorrt, cuda:N or tensorrt:N, got 'tpu'"):
         Session.open(path, signature_of(path), "tpu")
 
 

@@ -56,7 +56,7 @@ def test_an_object_made_in_code_ignores_the_environment(monkeypatch: pytest.Monk
         ("kafka.partitions = 0", "kafka.partitions = 0: expected greater than or equal to 1"),
         ("kafka.partition = 3", "kafka.partition: no such key; did you mean partitions?"),
         ("kafak.partitions = 3", "kafak: no such key; did you mean kafka?"),
-        ("models.device = 'tpu'", "models.device = 'tpu': expected 'auto', 'cpu' or 'cuda'"),
+        ("models.device = 'tpu'", "models.device = 'tpu': expected 'auto', 'cpu', 'cuda' or 'tensorrt'"),
         ("kafka.properties.'enable.auto.commit' = true", "enable.auto.commit cannot be set: Penstock commits"),
         ("kafka.topic_prefix = 'a b'", "kafka.topic_prefix = 'a b'"),
         ("kafka = 3\n", "kafka = 3: expected a valid dictionary"),
