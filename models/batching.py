@@ -189,6 +189,8 @@ class BatchPolicy:
         self.limits = limits
         self.service = ServiceTime()
         self.arrivals = ArrivalRate()
+        # What fits into the device's memory, where that is less; see `models.degradation.RowLimit`.
+        self.memory_rows: int | None = None
 
     def observe_arrival(self, now: float, rows: int) -> None:
         """`rows` rows were queued at `now`."""
@@ -207,6 +209,8 @@ class BatchPolicy:
         only to a batch's fixed cost, of which no more than a fifth of the time may be made.
         """
         rows = self.limits.max_rows
+        if self.memory_rows is not None:
+            rows = min(rows, self.memory_rows)
         if self.service.known:
             target, longest = self.limits.p99_target, self.limits.max_run
             if target is not None:
