@@ -47,7 +47,7 @@ class AnswerCache:
         return len(self._kept)
 
     @property
-    def bytes(self) -> int:
+    def size(self) -> int:
         """About what it takes."""
         return self._bytes
 

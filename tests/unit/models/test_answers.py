@@ -31,7 +31,7 @@ def test_an_answer_that_is_too_old_or_of_another_shape_version_or_variant_is_non
     for scope in (("late", "1", "", ""), ("late", "2", "exp", "B"), ("soon", "2", "", "")):
         assert cache.get(60.0, scope, b"ann", 2) is None
     assert cache.get(60.1, SCOPE, b"ann", 2) is None
-    assert (len(cache), cache.bytes) == (0, 0)
+    assert (len(cache), cache.size) == (0, 0)
 
 
 def test_nobody_has_no_last_answer() -> None:
@@ -52,7 +52,7 @@ def test_an_answer_does_not_keep_its_batch_and_a_retired_version_s_are_gone() ->
     cache.forget("late", "1")
     assert len(cache) == 1000
     cache.forget("late", "2")
-    assert (len(cache), cache.bytes) == (0, 0)
+    assert (len(cache), cache.size) == (0, 0)
 
 
 @settings(max_examples=100)
@@ -65,8 +65,8 @@ def test_it_never_takes_more_than_it_may_and_keeps_the_newest(most: int, puts: l
     for user, rows, width in puts:
         name = f"user {user}".encode()
         cache.put(0.0, 60, SCOPE, [name], rows, {"y": np.full((rows, width), user, np.float64)})
-        assert cache.bytes <= most
+        assert cache.size <= most
         found = cache.get(0.0, SCOPE, name, rows)
         assert found is None or found["y"].shape == (rows, width)
         assert found is not None or most < 1000 + rows * width * 8
-    assert cache.bytes == 0 or len(cache) > 0
+    assert cache.size == 0 or len(cache) > 0
