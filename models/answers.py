@@ -18,7 +18,7 @@ import numpy as np
 from schemas.tensors import Array
 
 # What an entry takes besides its key and its numbers: tuple, arrays, hash table (measured with tracemalloc).
-ENTRY_BYTES: Final = 400
+ENTRY_BYTES: Final = 550
 ARRAY_BYTES: Final = 150
 
 Scope = tuple[str, str, str, str]
@@ -27,11 +27,19 @@ Scope = tuple[str, str, str, str]
 
 @dataclass(frozen=True, slots=True)
 class _Kept:
-    at: float
     until: float
     rows: int
     size: int
     outputs: tuple[tuple[str, Array], ...]
+    scores: Array
+
+
+@dataclass(frozen=True, slots=True)
+class LastAnswer:
+    """Outputs [rows, ...] by name, and the score of each row."""
+
+    outputs: dict[str, Array]
+    scores: Array
 
 
 class AnswerCache:
@@ -59,8 +67,12 @@ class AnswerCache:
         users: Sequence[bytes],
         rows_each: int,
         outputs: Mapping[str, Array],
+        scores: Array,
     ) -> None:
-        """Answers of n users, `rows_each` rows each; outputs are [n * rows_each, ...]. Kept for `max_age` seconds."""
+        """Answers of n users, `rows_each` rows each; outputs are [n * rows_each, ...], scores [n * rows_each].
+
+        Kept for `max_age` seconds.
+        """
         named = list(outputs.items())
         with self._lock:
             for place, user in enumerate(users):
@@ -69,16 +81,16 @@ class AnswerCache:
                 begin, end = place * rows_each, (place + 1) * rows_each
                 # A view would keep the whole batch.
                 own = tuple((name, array[begin:end].copy()) for name, array in named)
-                size = ENTRY_BYTES + len(user) + sum(ARRAY_BYTES + _size(array) for _, array in own)
+                size = ENTRY_BYTES + len(user) + 8 * rows_each + sum(ARRAY_BYTES + _size(array) for _, array in own)
                 key = (scope, user)
                 self._drop(key)
                 if size <= self._most:
-                    self._kept[key] = _Kept(now, now + max_age, rows_each, size, own)
+                    self._kept[key] = _Kept(now + max_age, rows_each, size, own, scores[begin:end].copy())
                     self._bytes += size
             while self._bytes > self._most:
                 self._drop(next(iter(self._kept)))
 
-    def get(self, now: float, scope: Scope, user: bytes, rows: int) -> dict[str, Array] | None:
+    def get(self, now: float, scope: Scope, user: bytes, rows: int) -> LastAnswer | None:
         """This user's last answer, where it is not too old and has so many rows."""
         with self._lock:
             found = self._kept.get((scope, user)) if user else None
@@ -87,7 +99,7 @@ class AnswerCache:
             if now > found.until:
                 self._drop((scope, user))
                 return None
-            return dict(found.outputs) if found.rows == rows else None
+            return LastAnswer(dict(found.outputs), found.scores) if found.rows == rows else None
 
     def forget(self, model: str, version: str) -> None:
         """A version is retired."""

@@ -220,6 +220,14 @@ class BatchPolicy:
         buckets = self.limits.buckets
         return buckets[max(bisect_right(buckets, rows) - 1, 0)] if buckets else rows
 
+    def is_cut_by_memory(self, rows: int) -> bool:
+        """Whether a batch of `rows` rows could have been larger, were it not for the device's memory."""
+        if self.memory_rows is None:
+            return False
+        buckets = self.limits.buckets
+        most = buckets[max(bisect_right(buckets, self.memory_rows) - 1, 0)] if buckets else self.memory_rows
+        return most <= rows < self.limits.max_rows
+
     def slots(self) -> int:
         """Batches of this lane that may be in flight once one that is not full has left too.
 

@@ -1,8 +1,9 @@
 """Keeps work away from what fails again and again, and finds out by single probes when it works again.
 
 A breaker is **closed** while all is well. It **opens** after several failures in a row, or at once where the failure
-says that no other run will fare better. Open, nothing is sent there; after a while it is **half-open**: one probe may go
-(a sample, whose failure costs nobody an answer). Where it works the breaker closes; where not it waits twice as long.
+says that no other run will fare better. Open, nothing is sent there; after a while it is **half-open**: one probe may
+go (a sample, whose failure costs nobody an answer). Where it works the breaker closes; where not it waits twice as
+long.
 
 Pure, with the clock passed in: seconds of any steady clock. (M. Nygard, Release It!, "Circuit Breaker".)
 """

@@ -137,7 +137,8 @@ def choose(rungs: Mapping[Rung, Footing], tried: Collection[Rung] = ()) -> Choic
 
     A better one that is only not loaded yet is to be loaded, but no batch waits for it while another rung is ready.
     """
-    wait, load = False, []
+    wait = False
+    load: list[Rung] = []
     for rung in sorted(rungs):
         footing = rungs[rung]
         if rung in tried or not footing.closed or footing.readiness is Readiness.FAILED:

@@ -89,8 +89,8 @@ class Manifest:
     """A model version. `metrics`, `profile` (of its training features) and `lineage` are free JSON objects.
 
     `stage` is what it was added as: "released", or "candidate". `fallback`: "NAME/VERSION" of what answers where this
-    version cannot; empty: nothing does. `last_answer_seconds`: for so long a user's last answer may stand in for a new one
-    where nothing can answer; 0: it may not (docs/degradation.md).
+    version cannot; empty: nothing does. `last_answer_seconds`: for so long a user's last answer may
+    stand in for a new one where nothing can answer; 0: it may not (docs/degradation.md).
     """
 
     name: str

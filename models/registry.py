@@ -143,7 +143,8 @@ class Registry:
 
         Raises `ArtifactError` where a file is not what the manifest says, the ONNX file does not load or does not fit
         its signature, the signature would not suit the callers of the newest version (unless `new_signature`), its
-        fallback is not there or does not suit its callers, or the version is there with other content; `StoreError` where the store does not take it.
+        fallback is not there or does not suit its callers, or the version is there with other content; `StoreError`
+        where the store does not take it.
         """
         source = Path(folder)
         for entry in manifest.files:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -129,7 +131,7 @@ def test_a_device_is_hardly_ever_asked_for_more_than_it_holds(
         assert limit.rows is not None
         assert limit.rows <= capacity
     # Each failure is followed by a time without another one.
-    assert all(later - earlier >= GROWTH_SECONDS for earlier, later in zip(ran_out, ran_out[1:], strict=False))
+    assert all(later - earlier >= GROWTH_SECONDS for earlier, later in pairwise(ran_out))
 
 
 def test_the_policy_asks_for_no_more_than_fits() -> None:
