@@ -70,7 +70,7 @@ class _Standing:
     breakers: dict[str, Breaker]
     pick: Pick
     copy: Future[LoadedModel] | None = None
-    copy_failed_at: float = float("-inf")
+    copy_failed_at: float | None = None
     well_since: float = 0.0
     lost: bool = False
     probed_at: float = float("inf")
@@ -215,9 +215,13 @@ class Ladders:
                 for device, breaker in standing.breakers.items():
                     if breaker.begin_probe(now):
                         self._pool.submit(self._probe, standing, device, breaker)
-                loaded = standing.copy is not None and standing.copy.done()
-                if loaded and standing.own.closed and now - standing.well_since > KEEP_SECONDS:
-                    standing.copy = None
+                if standing.copy is None or not standing.copy.done():
+                    continue
+                failed_at = standing.copy_failed_at
+                if standing.own.closed and now - standing.well_since > KEEP_SECONDS:
+                    standing.copy = standing.copy_failed_at = None
+                elif failed_at is not None and not standing.own.closed and now - failed_at > RETRY_SECONDS:
+                    self._copy(standing)
             self.limited = any(one.limit.rows is not None for one in self._standings.values())
 
     def dead(self) -> str:
@@ -287,7 +291,7 @@ class Ladders:
             models[on_device] = own.model
             why.append(own.own.why)
             if self._load_cpu is not None and own.model.device != "cpu":
-                readiness = self._copy_readiness(own)
+                readiness = _copy_readiness(own)
                 rungs[on_cpu] = Footing(readiness, own.breakers["cpu"].closed)
                 why.append(own.breakers["cpu"].why)
                 if readiness is Readiness.READY and own.copy is not None:
@@ -310,16 +314,6 @@ class Ladders:
             return f"fallback {standing.model.manifest.fallback}: {fault}"
         return self._standing(found)
 
-    def _copy_readiness(self, standing: _Standing) -> Readiness:
-        copy = standing.copy
-        if copy is None:
-            return Readiness.ABSENT
-        if not copy.done():
-            return Readiness.LOADING
-        if copy.cancelled() or copy.exception() is not None:
-            return Readiness.FAILED if self._clock() - standing.copy_failed_at < RETRY_SECONDS else Readiness.ABSENT
-        return Readiness.READY
-
     def _copy(self, standing: _Standing) -> None:
         """Begin to load a version on the CPU."""
         if self._load_cpu is None:
@@ -335,8 +329,7 @@ class Ladders:
             elif error is not None:
                 log.error("model %s %s cannot be loaded on the CPU", name, version, exc_info=error)
             with self._lock:
-                if error is not None:
-                    standing.copy_failed_at = self._clock()
+                standing.copy_failed_at = self._clock() if error is not None or done.cancelled() else None
                 self._changes += 1
             self._on_change()
 
@@ -372,3 +365,12 @@ class Ladders:
         if copy is None or not copy.done():
             raise ArtifactError("its copy on the CPU is not loaded")
         return copy.result()
+
+
+def _copy_readiness(standing: _Standing) -> Readiness:
+    if standing.copy_failed_at is not None:
+        # It is tried again, but nobody waits for it.
+        return Readiness.FAILED
+    if standing.copy is None:
+        return Readiness.ABSENT
+    return Readiness.READY if standing.copy.done() else Readiness.LOADING

@@ -63,7 +63,7 @@ class Publisher:
         self._worker = worker
         self._now_us = now_us
         self._run_id = run_id
-        self._answers = answers or AnswerCache(0)
+        self._answers = AnswerCache(0) if answers is None else answers
         self._numbers = count()
         self._counted_at: dict[tuple[str, str, str, str], int] = {}
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -20,29 +20,35 @@ DEVICE = "cuda:0"
 class Faults:
     """What is wrong. `memory_rows`: more rows than these find no memory; `broken`: files whose model raises always.
 
-    `lost`: the device is. `runs`: rows of each run on it that was asked for, failed ones included.
+    `broken_on_cpu`: files whose model raises there too. `lost`: the device is. `runs`: rows of each run that was asked
+    of it, failed ones too.
     """
 
     lost: bool = False
     memory_rows: int | None = None
-    broken: tuple[str, ...] = ()
+    broken: Sequence[str] = ()
+    broken_on_cpu: Sequence[str] = ()
     runs: list[int] = field(default_factory=list)
 
 
 class FaultySession(Session):
     """A session of the CPU on a device that has `faults()`."""
 
-    def __init__(self, real: Session, file: str, faults: Callable[[], Faults]) -> None:
+    def __init__(self, real: Session, file: str, device: str, faults: Callable[[], Faults]) -> None:
         self._real = real
         self._file = file
         self._faults = faults
-        self.device = DEVICE
+        self.device = device
         self.why = "a test says so"
         self.inputs, self.outputs = real.inputs, real.outputs
 
     def run(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
         """As the faults have it."""
         faults, rows = self._faults(), len(next(iter(inputs.values())))
+        if self.device == "cpu":
+            if self._file in faults.broken_on_cpu:
+                raise InferenceError("the model raised on the CPU: a test says so")
+            return self._real.run(inputs)
         faults.runs.append(rows)
         if faults.lost:
             raise DeviceLostError(f"{DEVICE} failed: a test says so")
@@ -85,6 +91,6 @@ def opening(faults: Callable[[], Faults]) -> Callable[..., Session]:
 
     def open_(path: str | Path, signature: Signature, device: str = "auto", threads: int = 1) -> Session:
         session = real(path, signature, "cpu", threads)
-        return session if device == "cpu" else FaultySession(session, Path(path).name, faults)
+        return FaultySession(session, Path(path).name, "cpu" if device == "cpu" else DEVICE, faults)
 
     return open_
