@@ -203,6 +203,8 @@ class BatchPolicy:
         self.limits = limits
         self.service = ServiceTime()
         self.arrivals = ArrivalRate()
+        # What fits into the device's memory, where that is less; see `models.degradation.RowLimit`.
+        self.memory_rows: int | None = None
 
     def observe_arrival(self, now: float, rows: int) -> None:
         """`rows` rows were queued at `now`."""
@@ -221,6 +223,8 @@ class BatchPolicy:
         only to a batch's fixed cost, of which no more than a fifth of the time may be made.
         """
         rows = self.limits.max_rows
+        if self.memory_rows is not None:
+            rows = min(rows, self.memory_rows)
         if self.service.known:
             target, longest = self.limits.p99_target, self.limits.max_run
             if target is not None:
@@ -229,6 +233,14 @@ class BatchPolicy:
                 rows = min(rows, max(self._rows_within(max(longest, 5 * self.service.intercept)), 1))
         buckets = self.limits.buckets
         return buckets[max(bisect_right(buckets, rows) - 1, 0)] if buckets else rows
+
+    def is_cut_by_memory(self, rows: int) -> bool:
+        """Whether a batch of `rows` rows could have been larger, were it not for the device's memory."""
+        if self.memory_rows is None:
+            return False
+        buckets = self.limits.buckets
+        most = buckets[max(bisect_right(buckets, self.memory_rows) - 1, 0)] if buckets else self.memory_rows
+        return most <= rows < self.limits.max_rows
 
     def slots(self) -> int:
         """Batches of this lane that may be in flight once one that is not full has left too.

@@ -45,6 +45,8 @@ class About:
     profile: Mapping[str, Any] = field(default_factory=dict)
     lineage: Mapping[str, Any] = field(default_factory=dict)
     stage: str = RELEASED
+    fallback: str = ""
+    last_answer_seconds: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,7 +91,7 @@ def _folder(folder: Path, name: str, version: str, about: About) -> Source:
         verified(folder, manifest)
         changes: dict[str, Any] = {
             key: getattr(about, key)
-            for key in ("signature", "batching", "metrics", "profile", "lineage")
+            for key in ("signature", "batching", "metrics", "profile", "lineage", "fallback", "last_answer_seconds")
             if getattr(about, key)
         }
         stage = manifest.stage if about.stage == RELEASED else about.stage
@@ -156,6 +158,8 @@ def _made(folder: Path, entrypoint: str, files: list[str], name: str, version: s
         about.profile,
         about.lineage,
         about.stage,
+        about.fallback,
+        about.last_answer_seconds,
     )
     return Source(folder, manifest)
 

@@ -26,7 +26,11 @@ _FILLS: Final = ((0.0, ""), (1.0, "0"))
 
 
 class LoadedModel:
-    """A model that has passed its checks and its warm-up. `warm_up`: (rows, seconds) of a warm run of each size."""
+    """A model that has passed its checks and its warm-up.
+
+    `warm_up`: (rows, seconds) of a warm run of each size. `fits`: the most rows that fitted into the device's memory
+    while it was warmed up; None where none ran out.
+    """
 
     def __init__(self, manifest: Manifest, session: Session, clock: Callable[[], float] = time.perf_counter) -> None:
         """Compare and warm up.
@@ -45,6 +49,8 @@ class LoadedModel:
         self._buckets = limits.buckets if self._given else device_buckets(limits)
         self._staged = session.stages and manifest.signature.fixed_rows is None
         compare(manifest, session.inputs, session.outputs)
+        self.fits: int | None = None
+        self._sample: dict[str, Array] = {}
         self.warm_up: list[tuple[int, float]] = self._warm(clock)
 
     @classmethod
@@ -94,6 +100,10 @@ class LoadedModel:
             raise InferenceError(f"{self._what}: expected inputs of {rows} rows, got {merged.rows}")
         return split(self._execute(merged), merged, self.signature)[0]
 
+    def probe(self) -> None:
+        """Run a sample of the smallest size. Raises `InferenceError` where it fails: then no sender is to blame."""
+        self.run([self._sample])
+
     def padded_rows(self, rows: int) -> int:
         """Rows the model really runs on for a batch of `rows`."""
         return padded_rows(rows, self.signature, self._buckets)
@@ -120,14 +130,21 @@ class LoadedModel:
             suited = self._suited(sizes[0])
             for rows in sizes:
                 seconds = 0.0
-                for extents in _axis_sizes(self.signature):
-                    inputs = {one.name: one.sample(rows, *suited, extents) for one in self.signature.inputs}
-                    # The first run pays for memory and kernels; the second is what requests will see.
-                    self._check_outputs(self.run_merged(inputs, rows), rows)
-                    self.session.prepare(inputs)
-                    start = clock()
-                    self.run_merged(inputs, rows)
-                    seconds = clock() - start
+                try:
+                    for extents in _axis_sizes(self.signature):
+                        inputs = {one.name: one.sample(rows, *suited, extents) for one in self.signature.inputs}
+                        # The first run pays for memory and kernels; the second is what requests will see.
+                        self._check_outputs(self.run_merged(inputs, rows), rows)
+                        self._sample = self._sample or inputs
+                        self.session.prepare(inputs)
+                        start = clock()
+                        self.run_merged(inputs, rows)
+                        seconds = clock() - start
+                except DeviceOutOfMemoryError:
+                    if not timings:
+                        raise
+                    self.fits = timings[-1][0]
+                    break
                 timings.append((rows, seconds))
                 # Larger ones would be cut by the policy: they are spared, and so is their memory.
                 if not fixed and warm_up_is_enough(limits, seconds, every=not self._given):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
@@ -87,7 +88,9 @@ def digest_of(path: Path) -> tuple[str, int]:
 class Manifest:
     """A model version. `metrics`, `profile` (of its training features) and `lineage` are free JSON objects.
 
-    `stage` is what it was added as: "released", or "candidate".
+    `stage` is what it was added as: "released", or "candidate". `fallback`: "NAME/VERSION" of what answers where this
+    version cannot; empty: nothing does. `last_answer_seconds`: for so long a user's last answer may
+    stand in for a new one where nothing can answer; 0: it may not (docs/degradation.md).
     """
 
     name: str
@@ -100,6 +103,8 @@ class Manifest:
     profile: Mapping[str, Any] = field(default_factory=dict)
     lineage: Mapping[str, Any] = field(default_factory=dict)
     stage: str = RELEASED
+    fallback: str = ""
+    last_answer_seconds: float = 0.0
 
     def __post_init__(self) -> None:
         check_name("name", self.name)
@@ -111,6 +116,19 @@ class Manifest:
             raise ManifestError(f"entrypoint: {shown(self.entrypoint)} is not among the files ({', '.join(paths)})")
         if self.stage not in STAGES:
             raise ManifestError(f"stage: expected {' or '.join(STAGES)}, got {shown(self.stage)}")
+        name, slash, version = self.fallback.partition("/")
+        if self.fallback and not (slash and is_name(name) and is_name(version)):
+            raise ManifestError(f"fallback: expected NAME/VERSION, got {shown(self.fallback)}")
+        if self.fallback_version == (self.name, self.version):
+            raise ManifestError("fallback: a version cannot be its own")
+        if not 0 <= self.last_answer_seconds < math.inf:
+            raise ManifestError(f"last_answer_seconds: expected 0 seconds or more, got {self.last_answer_seconds}")
+
+    @property
+    def fallback_version(self) -> tuple[str, str] | None:
+        """Name and version of the fallback; None where none is declared."""
+        name, slash, version = self.fallback.partition("/")
+        return (name, version) if slash else None
 
     def to_json(self) -> dict[str, Any]:
         """What `from_json` reads."""
@@ -126,7 +144,14 @@ class Manifest:
             "profile": dict(self.profile),
             "lineage": dict(self.lineage),
         }
-        return out if self.stage == RELEASED else {**out, "stage": self.stage}
+        # What is as ever is left out, so that older releases read it.
+        if self.stage != RELEASED:
+            out["stage"] = self.stage
+        if self.fallback:
+            out["fallback"] = self.fallback
+        if self.last_answer_seconds:
+            out["last_answer_seconds"] = self.last_answer_seconds
+        return out
 
     @classmethod
     def from_json(cls, value: object) -> Manifest:
@@ -149,6 +174,8 @@ class Manifest:
             reader.mapping("profile", {}),
             reader.mapping("lineage", {}),
             reader.text("stage", RELEASED),
+            reader.text("fallback", ""),
+            reader.number("last_answer_seconds", 0.0),
         )
         reader.done()
         return manifest

@@ -91,7 +91,7 @@ def quantized(
     before_bytes = _bytes(model)
     _convert(model, folder / _FILE, method, sample, manifest.signature, before_bytes > _EXTERNAL_BYTES)
     files = tuple(FileEntry.of(folder, one.name) for one in sorted(folder.iterdir()))
-    smaller = replace(manifest, version=version, files=files, entrypoint=_FILE, stage=CANDIDATE)
+    smaller = replace(manifest, version=version, files=files, entrypoint=_FILE, stage=CANDIDATE, fallback="")
     original = LoadedModel(manifest, Session.open(model, manifest.signature, device))
     try:
         new = LoadedModel(smaller, Session.open(folder / _FILE, manifest.signature, device))

@@ -22,6 +22,7 @@ from typing import Final
 
 from models.compatibility import signature_change
 from models.errors import ArtifactError, ManifestError, StoreError, UnknownModelError, shown
+from models.fallback import check_fallback
 from models.fetching import Cache
 from models.folder import ModelStore, inside, natural, verified
 from models.loading import compare
@@ -141,8 +142,9 @@ class Registry:
         """Add a version whose files lie in `folder`. The same again changes nothing (and mends a spoilt blob).
 
         Raises `ArtifactError` where a file is not what the manifest says, the ONNX file does not load or does not fit
-        its signature, the signature would not suit the callers of the newest version (unless `new_signature`), or the
-        version is there with other content; `StoreError` where the store does not take it.
+        its signature, the signature would not suit the callers of the newest version (unless `new_signature`), its
+        fallback is not there or does not suit its callers, or the version is there with other content; `StoreError`
+        where the store does not take it.
         """
         source = Path(folder)
         for entry in manifest.files:
@@ -151,6 +153,7 @@ class Registry:
                 raise ArtifactError(f"{path}: the manifest lists it, but there is no such file")
         self._refuse_other(manifest)
         compare(manifest, *declared_of(source / manifest.entrypoint))
+        check_fallback(self, manifest)
         if not new_signature:
             self._refuse_new_signature(manifest)
         for entry in manifest.files:
@@ -320,7 +323,18 @@ def restaged(manifest: Manifest, name: str, version: str, stage: str) -> Manifes
 
 
 def _difference(there: Manifest, here: Manifest) -> str:
-    for part in ("files", "entrypoint", "signature", "batching", "metrics", "profile", "lineage", "stage"):
+    for part in (
+        "files",
+        "entrypoint",
+        "signature",
+        "batching",
+        "metrics",
+        "profile",
+        "lineage",
+        "stage",
+        "fallback",
+        "last_answer_seconds",
+    ):
         if getattr(there, part) != getattr(here, part):
             return f"another {part}" if part != "files" else "other files"
     return "other content"

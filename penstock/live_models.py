@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Final, Protocol
 
 from models.compatibility import signature_change
-from models.errors import ArtifactError, ModelError, StoreError
+from models.errors import ArtifactError, ManifestError, ModelError, StoreError, UnknownModelError
+from models.fallback import check_fallback
 from models.live import Live, last_good
 from models.manifest import RELEASED, Manifest
 from schemas.records import Control
@@ -35,6 +37,9 @@ class Topic(Protocol):
 
 class Store(Protocol):
     """What is needed of `models.registry.Registry`."""
+
+    def names(self) -> list[str]:
+        """The models there are."""
 
     def versions(self, name: str) -> list[str]:
         """A model's versions."""
@@ -82,7 +87,7 @@ class LiveModels:
         self._store = store
 
     def promote(self, name: str, version: str, *, new_signature: bool = False, expect: str | None = None) -> Change:
-        """Let a version serve by default, after its files were found right.
+        """Let a version serve by default, after its files, and those of its fallback, were found right.
 
         `expect`: the version that must be live now, where the caller decided by that. Raises `RefusedError`,
         `ArtifactError`, `ControlConflictError`, `BrokerUnavailableError`.
@@ -96,7 +101,10 @@ class LiveModels:
             raise RefusedError(f"version {version} of model {name!r} is live already")
         if not new_signature and version != live.version:
             self._refuse_new_signature(name, live.version, manifest)
+        check_fallback(self._store, manifest)
         self._store.verify(name, version)
+        if manifest.fallback_version is not None:
+            self._store.verify(*manifest.fallback_version)
         return self._swap(name, live, live.promoted(version) if version != live.version else live, revision)
 
     def rollback(self, name: str) -> Change:
@@ -145,7 +153,7 @@ class LiveModels:
             if kind in _USERS and _names(one.body, own, name, version):
                 # A plan without an assignment is of an experiment that does not run.
                 found.append(Use(f"{_USERS[kind]} {own!r}", kind != "experiment-plan"))
-        return found
+        return found + [Use(f"it is the fallback of {one}", True) for one in self._leaning_on(name, version)]
 
     def stages(self) -> dict[tuple[str, str], str]:
         """What control says of versions: live, previous, rolled back."""
@@ -156,6 +164,16 @@ class LiveModels:
                 found |= {(name, one): "previous" for one in live.history}
                 found |= {(name, one): "rolled back" for one in live.rolled_back}
                 found[(name, live.version)] = "live"
+        return found
+
+    def _leaning_on(self, name: str, version: str) -> list[str]:
+        """Versions whose fallback a version is. Those that cannot be read lean on nothing."""
+        found = []
+        for model in self._store.names():
+            for one in self._store.versions(model):
+                with suppress(UnknownModelError, ManifestError):
+                    if self._store.manifest(model, one).fallback_version == (name, version):
+                        found.append(f"{model} {one}")
         return found
 
     def _live(self, name: str) -> tuple[Live, int | None]:

@@ -213,6 +213,12 @@ class WorkerSettings(Section):
     """Whether this worker takes bulk scoring too."""
     bulk_share: float = Field(default=0.1, gt=0, le=1)
     """The share of the device's time that bulk scoring gets at least while requests keep it busy."""
+    on_device_loss: Literal["leave", "cpu"] = "leave"
+    """What a worker does whose device is dead: leave the group and end, or go on on the CPU as long as it is."""
+    cpu_on_failure: bool = True
+    """Whether a version whose device fails goes on on the CPU, which needs memory for a copy of it there."""
+    last_answer_mb: int = Field(default=64, ge=0)
+    """Memory for users' last answers, of versions whose manifest allows these where nothing can answer anew."""
     max_request_bytes: int = Field(default=1024 * 1024, ge=1024, le=MAX_MESSAGE_BYTES)
     """A larger request is answered TOO_LARGE."""
 

@@ -17,7 +17,8 @@ from schemas.tensors import Array, TensorError, from_tensor, to_tensor
 @dataclass(frozen=True, slots=True)
 class Score:
     """An answer. `outputs`: arrays by name, rows first, read-only. `latency`: seconds from call to answer, as the
-    caller saw it; `worker_seconds`: the part of it between a worker's reading the request and making the reply."""
+    caller saw it; `worker_seconds`: the part of it between a worker's reading the request and making the reply.
+    `degraded`: how far it fell short of how it should have been made, empty where it did not (docs/degradation.md)."""
 
     outputs: Mapping[str, Array]
     model: str
@@ -26,6 +27,7 @@ class Score:
     latency: float
     worker_seconds: float
     request_id: str
+    degraded: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,6 +86,7 @@ def score_of(question: Question, reply: ScoreReply) -> Score:
         latency=time.perf_counter() - question.asked,
         worker_seconds=(reply.replied_at - reply.received_at) / 1e6,
         request_id=reply.request_id,
+        degraded=reply.degraded,
     )
 
 

@@ -89,6 +89,7 @@ def samples() -> tuple[Record, ...]:
             replied_at=_AT + 5000,
             outputs=(scores,),
             row_errors=(RowError(0, Code.INVALID_ARGUMENT, "x: expected FP32, got FP64"),),
+            degraded="cpu",
         ),
         PredictionBatch(
             batch_id="worker-1/9",
@@ -113,6 +114,7 @@ def samples() -> tuple[Record, ...]:
             scores=bytes.fromhex("000000000000e03f"),
             features=(Column("tail", "BYTES", (1,), b"", text), Column("hour", "FP64", (1,), bytes(8))),
             outputs=(Column("p", "FP64", (1,), bytes.fromhex("000000000000e03f")),),
+            degraded="cached",
         ),
         BatchSummary(
             batch_id="worker-1/9",
@@ -137,6 +139,7 @@ def samples() -> tuple[Record, ...]:
             score_histogram=(0, 0, 3),
             errors={"INVALID_ARGUMENT": 1},
             feature_histograms={"distance": (1, 0, 2)},
+            degraded="fallback:flight-delay/1",
         ),
         Outcome(
             outcome_id="o-1",

@@ -96,6 +96,7 @@ class ScoreReply:
     replied_at: int = 0
     outputs: tuple[Tensor, ...] = ()
     row_errors: tuple[RowError, ...] = ()
+    degraded: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,6 +125,7 @@ class PredictionBatch:
     scores: bytes
     features: tuple[Column, ...] = ()
     outputs: tuple[Column, ...] = ()
+    degraded: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,6 +154,7 @@ class BatchSummary:
     score_histogram: tuple[int, ...] = ()
     errors: Mapping[str, int] = field(default_factory=dict)
     feature_histograms: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+    degraded: str = ""
 
 
 @dataclass(frozen=True, slots=True)

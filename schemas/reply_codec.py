@@ -6,6 +6,7 @@ fastavro is the reference: a property test holds both equal byte for byte.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from itertools import chain
 from typing import Final
 
@@ -35,6 +36,8 @@ def _text(value: str | bytes) -> bytes:
     return varint(len(raw)) + raw
 
 
+# The end of the outputs, and no row errors.
+_END: Final = b"\0\0"
 _LENGTHS: Final = [varint(length) for length in range(256)]
 Ints = npt.NDArray[np.int64]
 
@@ -74,13 +77,15 @@ class ReplyEncoder:
         variant: str,
         received_at: Ints,
         replied_at: int,
+        degraded: str = "",
     ) -> BytesColumn:
         """OK replies of n requests; each output is [n * rows_each, ...], request i owns its rows in order.
 
         `received_at` [n].
         """
         if any(array.dtype.kind in "OUS" for array in outputs.values()):
-            return self._encode_each(request_ids, rows_each, outputs, model, version, variant, received_at, replied_at)
+            shared = ScoreReply("", Code.OK, "", model, version, variant, 0, replied_at, degraded=degraded)
+            return self._encode_each(shared, request_ids, rows_each, outputs, received_at)
         front = varint(INDEX[Code.OK]) + _text("") + _text(model) + _text(version) + _text(variant)
         # What differs between replies, each with what stands before it in all of them.
         fields: list[tuple[bytes, BytesColumn]] = [(front, varints(received_at))]
@@ -95,7 +100,7 @@ class ReplyEncoder:
             front += varint(len(sample.data))
             fields.append((front, BytesColumn.uniform(wide.tobytes(), len(request_ids))))
             front = b""
-        back = front + b"\0\0"  # end of the outputs, no row errors
+        back = front + _END + _text(degraded)
         alike = self._encode_alike(request_ids, fields, back)
         if alike is not None:
             return alike
@@ -143,7 +148,7 @@ class ReplyEncoder:
     ) -> BytesColumn:
         """Replies without outputs, one message each."""
         front, names = varint(INDEX[code]), _text(model) + _text(version) + _text(variant)
-        back = varint(replied_at) + b"\0\0"
+        back = varint(replied_at) + _END + _text("")
         return BytesColumn.of(
             b"".join([self._front(own), front, _text(message), names, at, back])
             for own, message, at in zip(request_ids, messages, varints(received_at), strict=True)
@@ -155,21 +160,22 @@ class ReplyEncoder:
 
     def _encode_each(
         self,
+        shared: ScoreReply,
         request_ids: Sequence[bytes],
         rows_each: int,
         outputs: dict[str, Array],
-        model: str,
-        version: str,
-        variant: str,
         received_at: Ints,
-        replied_at: int,
     ) -> BytesColumn:
         return BytesColumn.of(
             self._codec.encode(
-                ScoreReply(
-                    own.decode(), Code.OK, "", model, version, variant, at, replied_at,
-                    tuple(to_tensor(name, a[i * rows_each : (i + 1) * rows_each]) for name, a in outputs.items()),
+                replace(
+                    shared,
+                    request_id=own.decode(),
+                    received_at=at,
+                    outputs=tuple(
+                        to_tensor(name, array[i * rows_each : (i + 1) * rows_each]) for name, array in outputs.items()
+                    ),
                 )
             )
             for i, (own, at) in enumerate(zip(request_ids, received_at.tolist(), strict=True))
-        )  # fmt: skip
+        )

@@ -17,6 +17,7 @@ import numpy as np
 from confluent_kafka import Message
 
 from models.catalog import Catalog, UnavailableModelError
+from models.degradation import CPU, HALF_BATCH, level_name
 from models.errors import InferenceError, InvalidInputError, UnknownModelError, shown
 from models.loading import LoadedModel
 from schemas.codec import Codec, DecodeError
@@ -113,6 +114,15 @@ class BulkIntake:
             piece.batch.errors.extend(RowError(row, code, message) for row in piece.where.tolist())
         self._came_back(piece)
 
+    def unavailable(self, piece: BulkPart, message: str) -> None:
+        """The part cannot be scored now. Its batch is answered so as a whole, for the run to send it again.
+
+        A file partly made by another version, or that lacks rows for a while's sake, would not be the same file twice.
+        """
+        with self._lock:
+            piece.batch.unavailable = message
+        self._came_back(piece)
+
     def scored(
         self, model: LoadedModel, pieces: Sequence[BulkPart], outputs: Sequence[dict[str, Array]], run: Run
     ) -> None:
@@ -127,6 +137,8 @@ class BulkIntake:
                 self.failed(piece, Code.INFERENCE_FAILED, str(error))
                 continue
             with self._lock:
+                if run.degraded:
+                    batch.degraded.add(run.degraded)
                 for name, array in own.items():
                     whole = batch.outputs.get(name)
                     shape = (batch.record.rows, *array.shape[1:])
@@ -139,6 +151,8 @@ class BulkIntake:
             share = run.seconds * piece.rows / rows
             self._came_back(piece, self._summary(piece, scores, share, run, model.device))
         first = pieces[0].batch
+        if run.degraded:
+            self._metrics.degraded(first.record.model, first.version, level_name(run.degraded), rows)
         waits = np.array([run.dispatched - piece.received for piece in pieces])
         self._metrics.batch(
             first.record.model,
@@ -239,7 +253,10 @@ class BulkIntake:
         with self._lock:
             batch.left -= piece.rows
             done = batch.left == 0
-        if done:
+        if done and batch.unavailable:
+            batch.outputs, batch.errors, batch.degraded = {}, [], set()
+            self._answer(batch, Code.UNAVAILABLE, batch.unavailable)
+        elif done:
             self._answer(batch, Code.OK, "")
 
     def _answer(self, batch: BulkBatch, code: Code, message: str) -> None:
@@ -254,6 +271,8 @@ class BulkIntake:
             replied_at=self._now_us(),
             outputs=tuple(to_tensor(name, array) for name, array in batch.outputs.items()),
             row_errors=tuple(sorted(batch.errors, key=lambda error: error.row)),
+            # Of its parts' runs the one that fell shortest; another version never has a part in a batch.
+            degraded=next((one for one in (CPU, HALF_BATCH) if one in batch.degraded), ""),
         )
         with self._lock:
             self.bytes_in_flight -= batch.size
@@ -307,6 +326,7 @@ class BulkIntake:
             score_sum=float(known.sum()),
             score_sum_squares=float((known * known).sum()),
             score_histogram=score_histogram(known),
+            degraded=run.degraded,
         )
         return Output(self._topics.summaries, self._codec.encode(summary), record.model.encode())
 

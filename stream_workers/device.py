@@ -7,6 +7,9 @@ enough that a request waits for one of them at most.
 The device is free again when a run has ended, not when its results have been published: where there is a spare thread,
 it begins the next run meanwhile.
 
+Where a run fails and no sender is to blame, the rows go on at once on the next rung of the ladder (`models.ladder`),
+or, while that is being loaded, back to the head of their lane.
+
 A bulk run holds rows of one record, from a multiple of ALIGNED rows on: matrix kernels treat the last rows of a batch
 otherwise, so that a result would depend, in its last bits, on how long slices were and on what else was asked.
 """
@@ -17,16 +20,20 @@ import logging
 import threading
 from collections import deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from time import monotonic
 from typing import Any, Final, Protocol
 
 from models.batching import BatchLimits, BatchPolicy
-from models.errors import DeviceLostError, InferenceError
+from models.degradation import HALF_BATCH, Rung, fallback_name
+from models.ladder import Ladders, Pick
 from models.loading import LoadedModel
 from schemas.codes import Code
 from schemas.tensors import Array
-from stream_workers.work import Piece
+from stream_workers.runs import Ended, Run, attempt
+from stream_workers.work import ALIGNED, Piece
+
+__all__ = ["ALIGNED", "IDLE_SECONDS", "Device", "Lane", "LaneKey", "Run", "Share", "Sink", "aligned"]
 
 log = logging.getLogger(__name__)
 
@@ -34,8 +41,6 @@ log = logging.getLogger(__name__)
 SHARE_SECONDS: Final = 1.0
 # A lane that was unused for so long is dropped; the next piece of its kind makes one, which learns anew.
 IDLE_SECONDS: Final = 600.0
-# Rows that the kernels of ONNX Runtime's CPU provider treat alike wherever they stand (a test holds the zoo to it).
-ALIGNED: Final = 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,23 +54,13 @@ class LaneKey:
     bulk: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class Run:
-    """One run of a model: when it began (monotonic seconds), how long it took, how many rows were padding."""
+@dataclass(slots=True)
+class _Served:
+    """What became of a batch. `left` goes back to its lane; `pick` says what it waits for."""
 
-    dispatched: float
-    seconds: float
-    padded: int
-
-
-@dataclass(frozen=True, slots=True)
-class Ended:
-    """What became of pieces that ran together: outputs of each, or why there are none."""
-
-    pieces: Sequence[Any]
-    outputs: Sequence[dict[str, Array]]
-    run: Run
-    failure: str = ""
+    ended: list[Ended]
+    left: list[Any] = field(default_factory=list)
+    pick: Pick | None = None
 
 
 class Sink(Protocol):
@@ -77,13 +72,16 @@ class Sink(Protocol):
     def failed(self, piece: Any, code: Code, message: str) -> None:
         """No unit of this piece can be scored."""
 
+    def unavailable(self, piece: Any, message: str) -> None:
+        """Nothing can score this piece, and it is not to blame."""
+
     def expired(self, piece: Any) -> Any | None:
         """Answers the units whose deadline has passed; returns the others, None where there are none."""
 
 
 @dataclass(slots=True, eq=False)
 class Lane:
-    """The queue of one kind of work, with its policy."""
+    """The queue of one kind of work, with its policy. `held`: it waits for a model that is being loaded."""
 
     key: LaneKey
     model: LoadedModel
@@ -93,6 +91,7 @@ class Lane:
     rows: int = 0
     in_flight: int = 0
     used: float = 0.0
+    held: bool = False
 
     @property
     def is_idle(self) -> bool:
@@ -105,6 +104,11 @@ class Lane:
         self.used = now
         self.rows += piece.rows
         self.policy.observe_arrival(now, piece.rows)
+
+    def put_back(self, pieces: Sequence[Piece]) -> None:
+        """What was taken and not done, to the head of the queue."""
+        self.queue.extendleft(reversed(pieces))
+        self.rows += sum(piece.rows for piece in pieces)
 
     def take(self, rows: int) -> list[Piece]:
         """Whole units, oldest first, while they fit into `rows`; at least one. Of bulk, those of one record."""
@@ -148,8 +152,12 @@ class Share:
 class Device:
     """The lanes of one device and the threads that serve them."""
 
-    def __init__(self, *, bulk_share: float = 0.1, bulk_slice: float = 0.01) -> None:
-        """`bulk_slice`: seconds that a bulk run may take, since a request may come meanwhile."""
+    def __init__(self, *, bulk_share: float = 0.1, bulk_slice: float = 0.01, ladders: Ladders | None = None) -> None:
+        """`bulk_slice`: seconds that a bulk run may take, since a request may come meanwhile.
+
+        `ladders`: what a version runs on; None: on its own device and nothing else.
+        """
+        self._ladders = ladders or Ladders()
         self._lanes: dict[LaneKey, Lane] = {}
         self._retired: set[tuple[str, str]] = set()
         self._wake = threading.Condition()
@@ -191,6 +199,9 @@ class Device:
         self, key: LaneKey, model: LoadedModel, piece: Piece, sink: Sink, limits: Callable[[], BatchLimits]
     ) -> None:
         """Queue a piece in its lane. `limits` is asked when the lane is new."""
+        if key not in self._lanes:
+            # Never below the lock of the lanes: the ladders may call back from under their own.
+            self._ladders.meet(model)
         with self._wake:
             now = monotonic()
             lane = self._lanes.get(key)
@@ -205,9 +216,17 @@ class Device:
 
     def forget(self, model: str, version: str) -> None:
         """A version is retired: its lanes, and with them its memory, go as soon as what is in them is done."""
+        self._ladders.forget(model, version)
         with self._wake:
             self._retired.add((model, version))
             self._drop_retired()
+
+    def look_again(self) -> None:
+        """Lanes that wait for a model see whether it is there, or whether deadlines have passed meanwhile."""
+        with self._wake:
+            for lane in self._lanes.values():
+                lane.held = False
+            self._wake.notify_all()
 
     @property
     def lanes(self) -> list[LaneKey]:
@@ -228,21 +247,24 @@ class Device:
     def _run(self) -> None:
         try:
             while (work := self._next()) is not None:
-                lane, pieces = work
+                lane, pieces, cut = work
                 rows = sum(piece.rows for piece in pieces)
                 began = monotonic()
+                served = _Served([])
                 try:
-                    results = self._serve(lane, pieces)
+                    served = self._serve(lane, pieces, cut)
                 finally:
                     ended = monotonic()
                     with self._wake:
                         self._running -= 1
                         lane.in_flight -= 1
+                        if served.left:
+                            rows -= self._put_back(lane, served)
                         self._share.spent(ended, ended - began, lane.key.bulk)
                         self._drop_retired()
                         self._wake.notify_all()
                 try:
-                    _publish(lane, results)
+                    _publish(lane, served.ended)
                 finally:
                     with self._wake:
                         self._rows[lane.key.bulk] -= rows
@@ -251,7 +273,13 @@ class Device:
             self._failure = error
             raise
 
-    def _next(self) -> tuple[Lane, list[Piece]] | None:
+    def _put_back(self, lane: Lane, served: _Served) -> int:
+        lane.put_back(served.left)
+        # What it waits for may have come since.
+        lane.held = served.pick is not None and not self._ladders.changed_since(served.pick)
+        return sum(piece.rows for piece in served.left)
+
+    def _next(self) -> tuple[Lane, list[Piece], bool] | None:
         with self._wake:
             while not self._stopping:
                 chosen, wake_at = self._choose(monotonic()) if self._running < self._at_once else (None, None)
@@ -259,17 +287,20 @@ class Device:
                     lane, rows = chosen
                     self._running += 1
                     lane.in_flight += 1
-                    return lane, lane.take(rows)
+                    cut = lane.rows > rows and lane.policy.is_cut_by_memory(rows)
+                    return lane, lane.take(rows), cut
                 self._wake.wait(None if wake_at is None else max(0.0, wake_at - monotonic()))
             return None
 
     def _choose(self, now: float) -> tuple[tuple[Lane, int] | None, float | None]:
         best: dict[bool, tuple[Lane, int]] = {}
         wake_at: float | None = None
+        limited = self._ladders.limited
         for lane in self._lanes.values():
-            if not lane.rows:
+            if not lane.rows or lane.held:
                 continue
             oldest = lane.queue[0].received
+            lane.policy.memory_rows = self._ladders.allowed(lane.model) if limited else None
             decision = lane.policy.decide(
                 now,
                 queued_rows=lane.rows,
@@ -297,40 +328,61 @@ class Device:
         left = max(self._bulk_slice - service.intercept, service.intercept)
         return max(1, int(left / service.slope))
 
-    def _serve(self, lane: Lane, pieces: Sequence[Piece]) -> list[Ended]:
-        live = [alive for piece in pieces if (alive := lane.sink.expired(piece)) is not None]
+    def _serve(self, lane: Lane, pieces: Sequence[Piece], cut: bool) -> _Served:
+        live: list[Any] = [alive for piece in pieces if (alive := lane.sink.expired(piece)) is not None]
         if not live:
-            return []
+            return _Served([])
         live = live[0].joined(live[1:])
-        began = monotonic()
-        results = _score(lane.model, live)
-        lane.policy.observe_batch(sum(piece.rows for piece in live), monotonic() - began)
-        return results
+        rows, began = sum(piece.rows for piece in live), monotonic()
+        served = _Served([])
+        # A file is made by one version: bulk waits, or is answered UNAVAILABLE and sent again.
+        tried = {Rung.FALLBACK, Rung.FALLBACK_CPU} if lane.key.bulk else set()
+        while live:
+            pick = self._ladders.pick(lane.model, tried)
+            if pick.model is None or pick.rung is None:
+                return self._unscored(served, lane, live, pick)
+            tried.add(pick.rung)
+            ended, live = self._try(lane, pick, live, cut)
+            served.ended += ended
+        lane.policy.observe_batch(rows, monotonic() - began)
+        return served
 
+    def _try(self, lane: Lane, pick: Pick, live: list[Any], cut: bool) -> tuple[list[Ended], list[Any]]:
+        """Run what is there on one rung; returns what ended and what is left for the next."""
+        model, ladders = pick.model or lane.model, self._ladders
+        degraded = pick.degraded or (HALF_BATCH if cut else "")
+        if (lane.model.name, lane.model.version) != (lane.key.model, lane.key.version):
+            # The version that was to answer was never loaded, and this is another one.
+            degraded = fallback_name(model.name, model.version)
+        done = attempt(
+            model, live, degraded=degraded, ran_out=lambda rows, fitted: ladders.ran_out(model, rows, fitted)
+        )
+        if done.error is not None:
+            ladders.failed(model, done.error)
+        else:
+            ladders.worked(model)
+            if ladders.limited and len(done.ended) == 1:
+                ladders.fitted(model, model.padded_rows(sum(piece.rows for piece in live)))
+        return done.ended, done.left
 
-def _score(model: LoadedModel, pieces: Sequence[Piece]) -> list[Ended]:
-    """Run the pieces as one batch; where the model raises, halve until the culprit is alone."""
-    began = monotonic()
-    rows = sum(piece.rows for piece in pieces)
-    try:
-        outputs = model.run([piece.inputs for piece in pieces])
-    except DeviceLostError:
-        # No answer of this process can be trusted to come: its end hands the records to another worker.
-        raise
-    except (InferenceError, MemoryError) as error:
-        if sum(piece.count for piece in pieces) == 1:
-            return [Ended(pieces, (), Run(began, monotonic() - began, 0), str(error) or "out of memory")]
-        first, second = _halves(pieces)
-        return [*_score(model, first), *_score(model, second)]
-    return [Ended(pieces, outputs, Run(began, monotonic() - began, model.padded_rows(rows) - rows))]
+    def _unscored(self, served: _Served, lane: Lane, live: list[Any], pick: Pick) -> _Served:
+        """No rung is left for these now. They wait for one that is coming; else they are answered so."""
+        if pick.wait:
+            return replace(served, left=live, pick=pick)
+        why = f"model {lane.key.model!r} version {lane.key.version!r} cannot be run: {pick.why or 'its device failed'}"
+        now = Run(monotonic(), 0.0, 0)
+        served.ended += [Ended(lane.model, [piece], (), now, why, Code.UNAVAILABLE) for piece in live]
+        return served
 
 
 def _publish(lane: Lane, results: Sequence[Ended]) -> None:
     for one in results:
-        if one.failure:
-            lane.sink.failed(one.pieces[0], Code.INFERENCE_FAILED, one.failure)
+        if one.code is Code.UNAVAILABLE:
+            lane.sink.unavailable(one.pieces[0], one.failure)
+        elif one.failure:
+            lane.sink.failed(one.pieces[0], one.code, one.failure)
         else:
-            lane.sink.scored(lane.model, one.pieces, one.outputs, one.run)
+            lane.sink.scored(one.model, one.pieces, one.outputs, one.run)
 
 
 def aligned(rows: int, most: int) -> int:
@@ -343,12 +395,3 @@ def _policy(limits: BatchLimits, model: LoadedModel) -> BatchPolicy:
     for rows, seconds in model.warm_up:
         policy.observe_batch(rows, seconds)
     return policy
-
-
-def _halves(pieces: Sequence[Piece]) -> tuple[list[Piece], list[Piece]]:
-    """Two lists of about the same number of units."""
-    if len(pieces) == 1:
-        first, second = pieces[0].halve()
-        return [first], [second]
-    middle = len(pieces) // 2
-    return list(pieces[:middle]), list(pieces[middle:])

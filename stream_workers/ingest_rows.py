@@ -142,11 +142,12 @@ def _predictions(records: Sequence[Any]) -> tuple[dict[str, Any], Array]:
         "batch_id": same("batch_id"),
         "worker": same("worker"),
         "device": same("device"),
+        "degraded": same("degraded"),
     }, rows
 
 
 def _summaries(records: Sequence[Any]) -> tuple[dict[str, Any], None]:
-    one_each = _fields(records, "batch_id worker device model version experiment variant topic", pa.string())
+    one_each = _fields(records, "batch_id worker device degraded model version experiment variant topic", pa.string())
     one_each |= _fields(
         records, "requests rows padded_rows queue_us batch_us infer_us score_count", pa.int64()
     ) | _fields(records, "score_sum score_sum_squares", pa.float64())

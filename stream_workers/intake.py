@@ -83,8 +83,9 @@ class RequestIntake:
         limits_of: LimitsOf,
         now_us: Callable[[], int],
         max_request_bytes: int,
+        fallback_of: Callable[[str, str], tuple[str, str] | None] = lambda _model, _version: None,
     ) -> None:
-        """`limits_of`: the batch limits of a model."""
+        """`limits_of`: the batch limits of a model. `fallback_of`: what a version that cannot be loaded declared."""
         self._codec = codec
         self._ledger = ledger
         self._publisher = publisher
@@ -94,6 +95,7 @@ class RequestIntake:
         self._limits_of = limits_of
         self._now_us = now_us
         self._max_bytes = max_request_bytes
+        self._fallback_of = fallback_of
         self.router = Router(())
         self._parked: dict[tuple[str, str], list[Callable[[], None]]] = {}
         self._lock = threading.Lock()
@@ -210,16 +212,23 @@ class RequestIntake:
 
     def _place(self, requests: Requests) -> None:
         """Into the lane of its version, or, while that is being loaded, aside."""
+        key = (requests.model, requests.version)
         try:
-            model = self._catalog.ready(requests.model, requests.version)
+            model = self._catalog.ready(*key)
         except UnavailableModelError as error:
-            self._publisher.failed(requests, Code.UNAVAILABLE, str(error))
-            return
+            fallback = self._fallback_of(*key)
+            try:
+                model = None if fallback is None else self._catalog.ready(*fallback)
+            except (UnavailableModelError, UnknownModelError):
+                fallback = None
+            if fallback is None:
+                self._publisher.unavailable(requests, str(error))
+                return
+            key = fallback
         except UnknownModelError as error:
             self._publisher.failed(requests, Code.UNKNOWN_MODEL, str(error))
             return
         if model is None:
-            key = (requests.model, requests.version)
             with self._lock:
                 self._parked.setdefault(key, []).append(lambda: self._place(requests))
             # It may have become ready before this was parked, and then nobody else comes to look.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from typing import Any, Final
 
 import numpy.typing as npt
@@ -17,6 +17,7 @@ from prometheus_client import (
     disable_created_metrics,
 )
 
+from models.ladder import Shown
 from stream_workers.ops_gpu import GpuCollector
 from stream_workers.ops_histogram import ROWS, BatchHistogram
 
@@ -98,8 +99,36 @@ class WorkerMetrics:
         self.paused = Gauge("penstock_paused", "1 while back-pressure holds partitions back", registry=registry)
         self._device = Gauge("penstock_device_info", "1 for the device that scores", ("device",), registry=registry)
         self._gpu = GpuCollector(registry)
+        self._level = Gauge(
+            "penstock_degradation_level",
+            "0 full, 1 half batches, 2 CPU, 3 fallback, 4 last answers or UNAVAILABLE",
+            ("model", "version"),
+            registry=registry,
+        )
+        self._degraded = Counter(
+            "penstock_degraded_rows_total",
+            "Rows answered and marked as degraded",
+            ("model", "version", "level"),
+            registry=registry,
+        )
+        self._breaker = Gauge(
+            "penstock_breaker_state",
+            "0 closed, 1 half-open, 2 open",
+            ("model", "version", "device"),
+            registry=registry,
+        )
+        self._row_limit = Gauge(
+            "penstock_row_limit",
+            "Rows that fit into the device's memory, where it ran out",
+            ("model", "version"),
+            registry=registry,
+        )
+        self._refused = Gauge(
+            "penstock_version_refused", "1 while a version is refused", ("model", "version"), registry=registry
+        )
         self._lock = threading.Lock()
         self._unserved: set[str] = set()
+        self._stood: set[tuple[Gauge, tuple[str, ...]]] = set()
 
     def batch(
         self,
@@ -150,6 +179,35 @@ class WorkerMetrics:
         A worker's consumers speak each of its own topics: one must not silence the other.
         """
         self._lag.keep(partitions, topics)
+
+    def standings(self, shown: Iterable[Shown]) -> None:
+        """How each version stands; those that are not named any more are forgotten."""
+        now: set[tuple[Gauge, tuple[str, ...]]] = set()
+
+        def put(gauge: Gauge, value: float, *labels: str) -> None:
+            gauge.labels(*labels).set(value)
+            now.add((gauge, labels))
+
+        for one in shown:
+            put(self._level, one.level, one.model, one.version)
+            for device, state in one.breakers.items():
+                put(self._breaker, state, one.model, one.version, device)
+            if one.rows is not None:
+                put(self._row_limit, one.rows, one.model, one.version)
+        for gauge, labels in self._stood - now:
+            gauge.remove(*labels)
+        self._stood = now
+
+    def degraded(self, model: str, version: str, level: str, rows: int) -> None:
+        """Rows that were answered, and not as they should be."""
+        self._degraded.labels(model, version, level).inc(rows)
+
+    def refused(self, model: str, version: str, refused: bool) -> None:
+        """Whether a version is refused."""
+        if refused:
+            self._refused.labels(model, version).set(1)
+        else:
+            self._refused.remove_by_labels({"model": model, "version": version})
 
     def device(self, name: str) -> None:
         """The device that scores: cpu, cuda:N or tensorrt:N."""

@@ -37,6 +37,7 @@ def log_record(
     messages: Sequence[str] = (),
     scores: Array | None = None,
     outputs: Sequence[Mapping[str, Array]] = (),
+    degraded: str = "",
 ) -> PredictionBatch:
     """All rows of pieces of one version and variant; with `outputs`, one mapping a piece, a row for each output row.
 
@@ -85,6 +86,7 @@ def log_record(
         scores=np.full(rows, np.nan).tobytes() if scores is None else scores.astype("<f8").tobytes(),
         features=feature_columns([features for piece in pieces for features in piece.features], rows),
         outputs=tuple(output_column(name, [own[name] for own in outputs]) for name in _loggable(outputs)),
+        degraded=degraded,
     )
 
 

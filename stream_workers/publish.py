@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import count
+from time import monotonic
 from typing import Any, Final
 
 import numpy as np
 
+from models.answers import AnswerCache, LastAnswer, Scope
+from models.degradation import CACHED, FALLBACK, level_name
 from models.errors import InferenceError
 from models.loading import LoadedModel
 from schemas.byte_columns import BytesColumn
@@ -17,11 +20,11 @@ from schemas.records import BatchSummary
 from schemas.reply_codec import ReplyEncoder
 from schemas.tensors import Array
 from schemas.topics import MAX_MESSAGE_BYTES, Topics
-from stream_workers.device import Run
 from stream_workers.ledger import Epoch, Ledger, Output
 from stream_workers.ops import WorkerMetrics
 from stream_workers.prediction_log import encoded, log_record
 from stream_workers.replies import ReplySender
+from stream_workers.runs import Run
 from stream_workers.work import Requests
 
 # A larger reply would be refused by the producer, and its sender wait in vain. Key and headers need room too.
@@ -46,8 +49,11 @@ class Publisher:
         worker: str,
         run_id: str,
         now_us: Callable[[], int],
+        answers: AnswerCache | None = None,
     ) -> None:
-        """`run_id`: unique to this process, so that batch ids are."""
+        """`run_id`: unique to this process, so that batch ids are. `answers`: keeps last ones where manifests allow it;
+        without it none is kept.
+        """
         self._codec = codec
         self._encoder = ReplyEncoder(codec)
         self._topics = topics
@@ -57,6 +63,7 @@ class Publisher:
         self._worker = worker
         self._now_us = now_us
         self._run_id = run_id
+        self._answers = AnswerCache(0) if answers is None else answers
         self._numbers = count()
         self._counted_at: dict[tuple[str, str, str, str], int] = {}
 
@@ -106,28 +113,54 @@ class Publisher:
         )
         self._ledger.finish(requests.epoch, requests.count, outputs)
 
+    def unavailable(self, piece: Requests, message: str) -> None:
+        """Nothing can answer these anew: a last answer where there is one, else UNAVAILABLE."""
+        now = self._now_us()
+        missed: list[int] = []
+        alike: dict[tuple[Any, ...], list[tuple[int, LastAnswer]]] = {}
+        for place, user in enumerate(piece.users):
+            found = self._answers.get(monotonic(), _scope(piece), user, piece.rows_each)
+            if found is None:
+                missed.append(place)
+            else:
+                form = tuple((name, array.dtype, array.shape) for name, array in found.outputs.items())
+                alike.setdefault(form, []).append((place, found))
+        for group in alike.values():
+            chosen = piece.pick(np.array([place for place, _ in group], np.int64))
+            names = group[0][1].outputs
+            outputs = {name: np.concatenate([found.outputs[name] for _, found in group]) for name in names}
+            self._reply(chosen, self._encoded(chosen, outputs, now, CACHED))
+            scores = np.concatenate([found.scores for _, found in group])
+            self._metrics.requests(
+                Code.OK, chosen.count, model=chosen.model, version=chosen.version, variant=chosen.variant
+            )
+            self._metrics.degraded(chosen.model, chosen.version, CACHED, chosen.rows)
+            self._publish([(chosen, outputs, scores)], now, "", Run(monotonic(), 0.0, 0, CACHED))
+        if missed:
+            gone = piece if len(missed) == piece.count else piece.pick(np.array(missed, np.int64))
+            self.failed(gone, Code.UNAVAILABLE, message)
+
     def scored(
         self, model: LoadedModel, pieces: Sequence[Requests], outputs: Sequence[dict[str, Array]], run: Run
     ) -> None:
         """Outputs of each piece from one run of the model."""
         now = self._now_us()
+        if run.degraded:
+            if level_name(run.degraded) == FALLBACK:
+                # The version that really answered; the name of its model, where that is another, is in `degraded`.
+                pieces = [piece.to(model.version, piece.experiment, piece.variant) for piece in pieces]
+            first = pieces[0]
+            rows = sum(piece.rows for piece in pieces)
+            self._metrics.degraded(first.model, first.version, level_name(run.degraded), rows)
         sent: list[tuple[Requests, dict[str, Array], Array]] = []
         for piece, own in zip(pieces, outputs, strict=True):
-            answered = self._answer(model, piece, own, now)
+            answered = self._answer(model, piece, own, now, run.degraded)
             if answered is not None:
                 sent.append(answered)
         answers = [piece for piece, _, _ in sent]
         for where in _alike(answers):
-            chosen = [answers[i] for i in where]
-            batch_id = self._batch_id()
-            merged = np.concatenate([sent[i][2] for i in where])
-            seen = self._features(model, chosen, now)
-            published = [
-                *self._log(chosen, batch_id, now, Code.OK, (), model.device, merged, [sent[i][1] for i in where]),
-                self._summary(chosen, batch_id, now, model.device, run, merged, Code.OK, seen),
-            ]
-            # Most micro-batches lie within one epoch, so finishing them is one call.
-            self._ledger.finish(chosen[0].epoch, sum(piece.count for piece in chosen), published)
+            seen = self._features(model, [answers[i] for i in where], now, run)
+            self._publish([sent[i] for i in where], now, model.device, run, seen)
         first = pieces[0]
         self._metrics.batch(
             first.model,
@@ -141,8 +174,28 @@ class Publisher:
             codes={Code.OK: sum(piece.count for piece in answers)},
         )
 
+    def _publish(
+        self,
+        sent: Sequence[tuple[Requests, dict[str, Array], Array]],
+        now: int,
+        device: str,
+        run: Run,
+        features: Mapping[str, tuple[int, ...]] | None = None,
+    ) -> None:
+        """Log and summary of answers that have left, with their outputs and scores; of one epoch and experiment."""
+        chosen = [piece for piece, _, _ in sent]
+        batch_id = self._batch_id()
+        merged = np.concatenate([scores for _, _, scores in sent])
+        outputs = [own for _, own, _ in sent]
+        published = [
+            *self._log(chosen, batch_id, now, Code.OK, (), device, merged, outputs, run.degraded),
+            self._summary(chosen, batch_id, now, device, run, merged, Code.OK, features),
+        ]
+        # Most micro-batches lie within one epoch, so finishing them is one call.
+        self._ledger.finish(chosen[0].epoch, sum(piece.count for piece in chosen), published)
+
     def _answer(
-        self, model: LoadedModel, piece: Requests, outputs: dict[str, Array], now: int
+        self, model: LoadedModel, piece: Requests, outputs: dict[str, Array], now: int, degraded: str
     ) -> tuple[Requests, dict[str, Array], Array] | None:
         """Replies OK; returns those that could be answered so, with their outputs and scores."""
         try:
@@ -150,16 +203,7 @@ class Publisher:
         except InferenceError as error:
             self.failed(piece, Code.INFERENCE_FAILED, str(error))
             return None
-        values = self._encoder.encode_ok(
-            piece.ids,
-            piece.rows_each,
-            outputs,
-            model=piece.model,
-            version=piece.version,
-            variant=piece.variant,
-            received_at=piece.received_at,
-            replied_at=now,
-        )
+        values = self._encoded(piece, outputs, now, degraded)
         lengths = values.lengths()
         fits = lengths <= REPLY_BYTES
         if not fits.all():
@@ -172,7 +216,24 @@ class Publisher:
             outputs, scores = {name: array[rows] for name, array in outputs.items()}, scores[rows]
             values, piece = values.take(np.flatnonzero(fits)), piece.pick(np.flatnonzero(fits))
         self._reply(piece, values)
+        keep = model.manifest.last_answer_seconds
+        if keep and level_name(degraded) != FALLBACK:
+            users = list(piece.users)
+            self._answers.put(monotonic(), keep, _scope(piece), users, piece.rows_each, outputs, scores)
         return piece, outputs, scores
+
+    def _encoded(self, piece: Requests, outputs: dict[str, Array], now: int, degraded: str) -> BytesColumn:
+        return self._encoder.encode_ok(
+            piece.ids,
+            piece.rows_each,
+            outputs,
+            model=piece.model,
+            version=piece.version,
+            variant=piece.variant,
+            received_at=piece.received_at,
+            replied_at=now,
+            degraded=degraded,
+        )
 
     def malformed(self, epoch: Epoch, correlation: bytes, topic: str, partition: int, headers: Any, why: str) -> None:
         """Tells the sender of an unreadable record whose headers name a reply topic."""
@@ -205,6 +266,7 @@ class Publisher:
         device: str = "",
         scores: Array | None = None,
         outputs: Sequence[Mapping[str, Array]] = (),
+        degraded: str = "",
     ) -> list[Output]:
         record = log_record(
             pieces,
@@ -216,13 +278,18 @@ class Publisher:
             messages=messages,
             scores=scores,
             outputs=outputs,
+            degraded=degraded,
         )
         # A worker keeps to one partition of the log: few large records in a row make large blocks in ClickHouse.
         key = self._worker.encode()
         return [Output(self._topics.predictions, value, key) for value in encoded(self._codec, record)]
 
-    def _features(self, model: LoadedModel, pieces: Sequence[Requests], now: int) -> dict[str, tuple[int, ...]]:
+    def _features(
+        self, model: LoadedModel, pieces: Sequence[Requests], now: int, run: Run
+    ) -> dict[str, tuple[int, ...]]:
         """Histograms of the features, of a batch now and then: one takes 60 µs, which small batches would feel."""
+        if level_name(run.degraded) == FALLBACK:
+            return {}  # its bins may be those of another model
         first = pieces[0]
         # Outside a variant an experiment's name may be made up, and there is no end to those.
         key = (first.model, first.version, first.experiment if first.variant else "", first.variant)
@@ -273,8 +340,14 @@ class Publisher:
             score_histogram=score_histogram(known),
             errors={} if code is Code.OK else {code.value: rows},
             feature_histograms=features or {},
+            degraded=run.degraded if run else "",
         )
         return Output(self._topics.summaries, self._codec.encode(summary), first.model.encode())
+
+
+def _scope(piece: Requests) -> Scope:
+    # Outside a variant an experiment's name may be made up.
+    return piece.model, piece.version, piece.experiment if piece.variant else "", piece.variant
 
 
 def latency_histogram(milliseconds: Array, weights: Array) -> tuple[int, ...]:

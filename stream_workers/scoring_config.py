@@ -17,6 +17,7 @@ class ScoringConfig:
     `name`: unique among live workers; keeping it over a restart ends the dead one's transaction at once.
     `consumer` and `producer` make a client's librdkafka properties: of a group and what the worker needs of it, and of
     what the worker needs of it; where an operator's properties say otherwise, they win.
+    `on_device_loss`: "leave" or "cpu"; `cpu_on_failure`: whether a version whose device fails may go on on the CPU.
     `delivery`: "exactly-once" or "at-least-once", for everything but replies, which are at least once either way.
     """
 
@@ -36,6 +37,9 @@ class ScoringConfig:
     requests: bool = True
     bulk: bool = True
     bulk_share: float = 0.1
+    on_device_loss: str = "leave"
+    cpu_on_failure: bool = True
+    last_answer_bytes: int = 64 * 1024 * 1024
     max_request_bytes: int = 1024 * 1024
     max_poll: int = 4096
     max_rows_in_flight: int = 65_536

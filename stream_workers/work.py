@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import chain
-from typing import Any, Protocol, Self
+from typing import Any, Final, Protocol, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -14,6 +14,9 @@ from schemas.byte_columns import BytesColumn
 from schemas.records import FeatureValue, RowError, ScoreBatch, Tensor
 from schemas.tensors import Array
 from stream_workers.ledger import Epoch
+
+# Rows that the kernels of ONNX Runtime's CPU provider treat alike wherever they stand (a test holds the zoo to it).
+ALIGNED: Final = 8
 
 Ints = npt.NDArray[np.int64]
 Seconds = npt.NDArray[np.float64]
@@ -226,7 +229,8 @@ def _part(tensor: Tensor, where: Ints, count: int) -> Tensor:
 class BulkBatch:
     """One ScoreBatch on its way, of `size` bytes; its parts come back in any order.
 
-    `outputs` are [rows, ...], made at the first.
+    `outputs` are [rows, ...], made at the first. `degraded`: what its parts' runs were; `unavailable`: why a part of it
+    could not be scored at all, which leaves the batch without an answer of its own.
     """
 
     epoch: Epoch
@@ -238,6 +242,8 @@ class BulkBatch:
     left: int = 0
     outputs: dict[str, Array] = field(default_factory=dict)
     errors: list[RowError] = field(default_factory=list)
+    degraded: set[str] = field(default_factory=set)
+    unavailable: str = ""
 
     @property
     def queued_us(self) -> int:
@@ -270,8 +276,8 @@ class BulkPart:
         return (self, None) if fit >= self.rows else (self._slice(0, fit), self._slice(fit, self.rows))
 
     def halve(self) -> tuple[BulkPart, BulkPart]:
-        """Two halves."""
-        middle = self.rows // 2
+        """Two halves, cut at an aligned row where there is one: results must not depend on where a part was cut."""
+        middle = self.rows // 2 // ALIGNED * ALIGNED or self.rows // 2
         return self._slice(0, middle), self._slice(middle, self.rows)
 
     def joined(self, others: Sequence[BulkPart]) -> list[BulkPart]:

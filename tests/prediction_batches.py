@@ -46,4 +46,5 @@ def batch(number: int, rows: int = 3, *, scored_at: int = NOON, model: str = "fl
             Column("late", "FP32", (rows, 2), np.arange(2 * rows, dtype="<f4").tobytes()),
             Column("label", "BYTES", (rows, 1), b"", pack_strings([f"l{row}" for row in range(rows)])),
         ),
+        degraded="" if number % 2 else "cached",
     )

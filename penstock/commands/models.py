@@ -87,6 +87,13 @@ def add(
     signature: Annotated[
         Path | None, typer.Option(help="JSON file: the signature; else what the ONNX file says.")
     ] = None,
+    fallback: Annotated[
+        str, typer.Option(help="NAME/VERSION that answers where this one cannot; of one signature.")
+    ] = "",
+    last_answer_seconds: Annotated[
+        float,
+        typer.Option(min=0.0, help="So long a user's last answer may stand in where nothing can answer; 0: never."),
+    ] = 0.0,
     max_unpacked_gb: Annotated[float, typer.Option(min=0.001, help="What an archive may unpack to.")] = 32.0,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON document: the manifest.")] = False,
 ) -> None:
@@ -103,6 +110,8 @@ def add(
             profile=_document(profile, "--profile"),
             lineage=_document(lineage, "--lineage"),
             stage=CANDIDATE if candidate else RELEASED,
+            fallback=fallback,
+            last_answer_seconds=last_answer_seconds,
         )
         with source_of(path, name, version, about, Limits(size=round(max_unpacked_gb * 1e9))) as source:
             manifest = store().add(source.folder, source.manifest, new_signature=new_signature)

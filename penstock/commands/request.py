@@ -65,7 +65,7 @@ def request(
     finally:
         client.close()
     outputs = {name: array.tolist() for name, array in score.outputs.items()}
-    about = {"model": score.model, "version": score.version, "variant": score.variant}
+    about = {"model": score.model, "version": score.version, "variant": score.variant, "degraded": score.degraded}
     times = {"latency_ms": round(score.latency * 1e3, 3), "worker_ms": round(score.worker_seconds * 1e3, 3)}
     if as_json:
         console.print_json({**about, "outputs": outputs, **times, "request_id": score.request_id})

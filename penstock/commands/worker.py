@@ -141,5 +141,8 @@ def scoring_config(settings: Settings, name: str, delivery: str = "exactly-once"
         commit_interval=own.commit_interval_ms / 1000,
         bulk=own.bulk,
         bulk_share=own.bulk_share,
+        on_device_loss=own.on_device_loss,
+        cpu_on_failure=own.cpu_on_failure,
+        last_answer_bytes=own.last_answer_mb * 1024 * 1024,
         max_request_bytes=own.max_request_bytes,
     )

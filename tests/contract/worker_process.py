@@ -34,6 +34,9 @@ from schemas.topics import Topics
 from stream_workers.messages import headers_of
 
 WAIT = 30.0
+PENSTOCK = (sys.executable, "-m", "penstock")
+# The same, with a device that fails as the file named by TEST_FAULTS says.
+FAULTY = (sys.executable, str(Path(__file__).with_name("faulty_worker.py")))
 Headers = list[tuple[str, bytes]]
 
 
@@ -55,20 +58,29 @@ def worker_environment(broker: str, topics: Topics, store: Path, **more: str) ->
 
 def command(*arguments: str) -> list[str]:
     """`penstock` as this interpreter runs it."""
-    return [sys.executable, "-m", "penstock", *arguments]
+    return [*PENSTOCK, *arguments]
 
 
 class WorkerProcess:
     """`penstock worker` until `stop`; its log is a file. Also a context manager."""
 
-    def __init__(self, broker: LocalBroker, topics: Topics, store: Path, folder: Path, name: str = "w1", **more: str):
+    def __init__(
+        self,
+        broker: LocalBroker,
+        topics: Topics,
+        store: Path,
+        folder: Path,
+        name: str = "w1",
+        program: Sequence[str] = PENSTOCK,
+        **more: str,
+    ):
         self.port = free_port()
         self.log = folder / f"{name}-{uuid.uuid4().hex[:6]}.log"
         own = {"KAFKA__GROUP_PROTOCOL": broker.group_protocol, **more}
         if broker.session_timeout_ms is not None:
             own["KAFKA__SESSION_TIMEOUT_MS"] = str(broker.session_timeout_ms)
         env = worker_environment(broker.address, topics, store, **own)
-        self.process = spawn(command("worker", "--name", name, "--port", str(self.port)), self.log, env=env)
+        self.process = spawn([*program, "worker", "--name", name, "--port", str(self.port)], self.log, env=env)
 
     def get(self, path: str) -> tuple[int, str]:
         """Status and text of a GET; status 0 where nobody answers."""
@@ -144,6 +156,7 @@ class Fate:
     offset: int
     score: float
     features: Mapping[str, Any]
+    degraded: str
 
 
 @dataclass(frozen=True)
@@ -206,9 +219,9 @@ class Scene:
         self._thread = threading.Thread(target=self._read, daemon=True)
         self._thread.start()
 
-    def start_worker(self, name: str = "w1", **more: str) -> WorkerProcess:
+    def start_worker(self, name: str = "w1", program: Sequence[str] = PENSTOCK, **more: str) -> WorkerProcess:
         """One more worker; the scene stops it at its end."""
-        worker = WorkerProcess(self.broker, self.topics, self.store, self.folder, name, **more)
+        worker = WorkerProcess(self.broker, self.topics, self.store, self.folder, name, program, **more)
         self.workers.append(worker)
         return worker
 
@@ -292,7 +305,8 @@ class Scene:
         for one in ids:
             assert len(self.answers[one]) == 1
             reply = self.answers[one][0].reply
-            assert {(fate.code, fate.message) for fate in self.fates[one]} == {(reply.code, reply.message)}
+            said = (reply.code, reply.message, reply.degraded)
+            assert {(fate.code, fate.message, fate.degraded) for fate in self.fates[one]} == {said}
         return [self.answers[one][0] for one in ids]
 
     def answers_to_all(self, requests: Sequence[ScoreRequest]) -> None:
@@ -376,5 +390,6 @@ class Scene:
                     offset=numbers["offsets"][i],
                     score=numbers["scores"][i],
                     features={name: values[i] for name, values in features.items()},
+                    degraded=one.degraded,
                 )
             )

@@ -56,6 +56,7 @@ def test_a_prediction_is_stored_as_it_was_logged(warehouse: Warehouse) -> None:
         "batch_id": "b1",
         "worker": "w1",
         "device": "cpu",
+        "degraded": "",
         "log": "topic@id",
         "log_partition": 3,
         "log_offset": 0,
@@ -64,6 +65,7 @@ def test_a_prediction_is_stored_as_it_was_logged(warehouse: Warehouse) -> None:
     assert rows[3]["request_id"] == "r2-0"
     assert rows[3]["score"] == pytest.approx(1 / 3)
     assert rows[3]["log_offset"] == 1
+    assert rows[3]["degraded"] == "cached"
 
 
 def test_batches_with_different_columns_share_a_block(warehouse: Warehouse) -> None:

@@ -50,10 +50,11 @@ def outputs_of(draw: st.DrawFn, rows: int) -> dict[str, np.ndarray[Any, Any]]:
 
 
 @settings(max_examples=300, deadline=None)
-@given(data=st.data(), names=ids, rows=st.integers(1, 3), fields=about)
+@given(data=st.data(), names=ids, rows=st.integers(1, 3), fields=about, degraded=st.just("") | texts)
 def test_ok_replies_equal_those_of_the_plain_codec(
-    data: st.DataObject, names: list[str], rows: int, fields: dict[str, Any]
+    data: st.DataObject, names: list[str], rows: int, fields: dict[str, Any], degraded: str
 ) -> None:
+    fields = {**fields, "degraded": degraded}
     outputs = data.draw(outputs_of(len(names) * rows))
     times = data.draw(times_of(len(names)))
     plain = [
