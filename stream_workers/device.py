@@ -148,8 +148,14 @@ class Share:
 class Device:
     """The lanes of one device and the threads that serve them."""
 
-    def __init__(self, *, bulk_share: float = 0.1, bulk_slice: float = 0.01) -> None:
-        """`bulk_slice`: seconds that a bulk run may take, since a request may come meanwhile."""
+    def __init__(
+        self, *, bulk_share: float = 0.1, bulk_slice: float = 0.01, on_idle: Callable[[], None] = lambda: None
+    ) -> None:
+        """`bulk_slice`: seconds that a bulk run may take, since a request may come meanwhile.
+
+        `on_idle` is called, from a device thread, when a lane has nothing to do any more.
+        """
+        self._on_idle = on_idle
         self._lanes: dict[LaneKey, Lane] = {}
         self._retired: set[tuple[str, str]] = set()
         self._wake = threading.Condition()
@@ -209,6 +215,13 @@ class Device:
             self._retired.add((model, version))
             self._drop_retired()
 
+    def is_busy(self, model: str, version: str) -> bool:
+        """Whether work of a version waits or runs."""
+        with self._wake:
+            return any(
+                not lane.is_idle for key, lane in self._lanes.items() if (key.model, key.version) == (model, version)
+            )
+
     @property
     def lanes(self) -> list[LaneKey]:
         """The lanes there are."""
@@ -239,13 +252,18 @@ class Device:
                         self._running -= 1
                         lane.in_flight -= 1
                         self._share.spent(ended, ended - began, lane.key.bulk)
+                        idle = lane.is_idle
                         self._drop_retired()
                         self._wake.notify_all()
+                if idle:
+                    self._on_idle()
                 try:
                     _publish(lane, results)
                 finally:
                     with self._wake:
                         self._rows[lane.key.bulk] -= rows
+                # Until there is other work this thread must not keep a model alive that is evicted.
+                del work, lane, pieces, results
         except BaseException as error:
             log.exception("a device thread ended")
             self._failure = error
