@@ -1,4 +1,4 @@
-"""What leaves memory for another version: nothing pinned or busy, the least recently used first, no more than needed."""
+"""What leaves memory for another version: nothing pinned or busy, least recently used first, no more than needed."""
 
 from __future__ import annotations
 
