@@ -230,6 +230,7 @@ class Catalog:
         """A version was unloaded."""
         if self._serving.get(model) == version:
             del self._serving[model]
+        self._store.release(model, version)
         self._gone(model, version)
 
     def _wanted(self, model: str, listed: _Listed) -> str:
