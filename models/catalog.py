@@ -164,11 +164,24 @@ class Catalog:
             raise UnavailableModelError(f"model {model!r} version {version!r} cannot serve: {error}")
         return future.result()
 
+    def is_ready(self, model: str, version: str) -> bool:
+        """Whether a version is in memory; begins nothing."""
+        return self.residency.is_ready((model, version))
+
     def state(self) -> tuple[int, list[str]]:
         """How many versions serve, and one line for each that was to and cannot."""
         settled = self.residency.settled()
         problems = [f"{model} {version}: {error}" for (model, version), error in settled.items() if error]
         return len(settled) - len(problems), problems
+
+    def is_fit(self) -> bool:
+        """Whether a version serves, or may be loaded when it is asked for, or none needs to serve here."""
+        return self.state()[0] > 0 or not self._holding.preload or self.is_elsewhere()
+
+    def is_elsewhere(self) -> bool:
+        """Whether there are models, and all of them are somebody else's."""
+        models = self._models()
+        return bool(models) and not any(self._mine(model) for model in models)
 
     def preload(self) -> tuple[list[LoadedModel], list[str]]:
         """Load the default version, or else the last good one, of every model that is kept, and wait for them.

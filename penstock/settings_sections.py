@@ -11,6 +11,7 @@ from pydantic import BeforeValidator, Field, field_validator
 
 from penstock.settings_base import Section
 from penstock.settings_errors import hide
+from penstock.settings_pools import Bytes
 from schemas.partitioning import PARTITIONER
 from schemas.topics import MAX_MESSAGE_BYTES, Topics
 
@@ -174,6 +175,14 @@ class ModelSettings(Section):
     """The registry of models: a folder, or a URL of fsspec (s3://, gs://). Not set: those that come with Penstock."""
     cache: str = Field(default=".penstock/models", min_length=1)
     """The folder that models are brought to from a registry; it may be deleted while no worker loads one."""
+    cache_size: Bytes = 20 * 1024**3
+    """Bytes ("20GiB") above which versions leave that folder: the least recently used, and none that is loaded."""
+    memory: Bytes | None = None
+    """Bytes ("2GiB") that all versions in a worker's memory may take; not set: no limit. See pools.md."""
+    preload: bool = True
+    """Whether each model is loaded before anybody asks, and stays; false: when it is first asked for."""
+    pinned: tuple[str, ...] = ()
+    """Models, `*` and `?` standing for anything, that are loaded in any case and never evicted."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """What inference runs on: "cuda" fails where CUDA does not load, "auto" takes it where it does."""
     threads: int = Field(default=1, ge=1)

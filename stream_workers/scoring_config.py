@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
+from models.catalog import Holding
+from schemas.placement import Placement
 from schemas.topics import Topics
 
 
@@ -16,6 +18,8 @@ class ScoringConfig:
     `name`: unique among live workers; keeping it over a restart ends the dead one's transaction at once.
     `consumer` and `producer` make a client's librdkafka properties: of a group and what the worker needs of it, and of
     what the worker needs of it; where an operator's properties say otherwise, they win.
+    `topics`, `group`: of this worker's pool. `placement`: which pool each model is of, where control says nothing else;
+    None: there is one pool. `holding`: what is kept in memory.
     `delivery`: "exactly-once" or "at-least-once", for everything but replies, which are at least once either way.
     """
 
@@ -24,6 +28,9 @@ class ScoringConfig:
     producer: Callable[..., Mapping[str, Any]]
     topics: Topics
     group: str = "penstock-scoring"
+    pool: str = ""
+    placement: Placement | None = None
+    holding: Holding = field(default_factory=Holding)
     device: str = "auto"
     threads: int = 1
     delivery: str = "exactly-once"
