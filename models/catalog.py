@@ -12,13 +12,18 @@ from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
 from time import monotonic
 from typing import Final
 
 from models.errors import DeviceError, ModelError, StoreError, UnknownModelError, shown
+from models.eviction import Key
 from models.live import Live
 from models.loading import LoadedModel
+from models.residency import RETRY_SECONDS, Events, Loader, Residency
 from models.store import Store
+
+__all__ = ["RETRY_SECONDS", "Catalog", "Holding", "UnavailableModelError"]
 
 log = logging.getLogger(__name__)
 
@@ -28,10 +33,24 @@ LISTING_SECONDS: Final = 2.0
 REMOTE_LISTING_SECONDS: Final = 10.0
 # A version that serves nothing and that nobody asked for in so long is unloaded; asked for again it is loaded again.
 UNUSED_SECONDS: Final = 600.0
-# A version that could not be loaded is tried again after this long.
-RETRY_SECONDS: Final = 10.0
 
-Loader = Callable[[str, str], LoadedModel]
+
+@dataclass(frozen=True, slots=True)
+class Holding:
+    """What a worker keeps in memory.
+
+    `budget`: bytes of all versions together; None: no limit. `preload`: every model's default version is loaded before
+    anybody asks, and is never evicted; else each is loaded when it is first asked for. `pinned`: names of models, `*`
+    and `?` standing for anything, whose versions are loaded in any case and never evicted.
+    """
+
+    budget: int | None = None
+    preload: bool = True
+    pinned: tuple[str, ...] = ()
+
+    def pins(self, model: str) -> bool:
+        """Whether this model is never evicted."""
+        return any(fnmatchcase(model, one) for one in self.pinned)
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,29 +75,44 @@ class Catalog:
         *,
         on_ready: Callable[[str, str], None],
         on_gone: Callable[[str, str], None] = lambda _model, _version: None,
+        is_busy: Callable[[str, str], bool] = lambda _model, _version: False,
+        holding: Holding | None = None,
+        events: Events | None = None,
         clock: Callable[[], float] = monotonic,
     ) -> None:
         """`on_ready` is called, from the loading thread, when a version became ready or failed.
 
-        `on_gone`: when one was unloaded, having been taken out of the store, or unused for long.
+        `on_gone`: when one was unloaded, having been taken out of the store, unused for long, or evicted.
+        `is_busy`: whether work of a version waits for the device or runs.
         """
         self._store = store
         self._load = load
-        self._on_ready = on_ready
-        self._on_gone = on_gone
+        self._gone = on_gone
+        self._busy = is_busy
         self._clock = clock
+        self._holding = holding or Holding()
+        self._mine: Callable[[str], bool] = lambda _model: True
         self._live: Mapping[str, Live] = {}
         self._serving: dict[str, str] = {}
         self._listing: dict[str, _Listed] = {}
         self.store_problem = ""
         self._listed = float("-inf")
-        self._loading: dict[tuple[str, str], Future[LoadedModel]] = {}
-        self._failed_at: dict[tuple[str, str], float] = {}
-        self._asked_at: dict[tuple[str, str], float] = {}
         self._lock = threading.Lock()
-        self._pool = ThreadPoolExecutor(1, "load")
         self._lister = ThreadPoolExecutor(1, "list")
         self._listing_now: Future[None] | None = None
+        self.residency = Residency(
+            lambda model, version: self._load(model, version),
+            self,
+            budget=self._holding.budget,
+            on_ready=on_ready,
+            on_gone=self._left,
+            events=events,
+            clock=clock,
+        )
+
+    def set_mine(self, mine: Callable[[str], bool]) -> None:
+        """Which models are this worker's: those of others are loaded only where somebody asks for them here."""
+        self._mine = mine
 
     def set_live(self, live: Mapping[str, Live]) -> None:
         """The version that serves each model by default, where control says so; elsewhere the newest released does."""
@@ -97,93 +131,120 @@ class Catalog:
             return version
         wanted = self._wanted(model, listed)
         serving = self._serving.get(model)
-        if serving == wanted and self._is_ready(model, wanted):
+        if serving == wanted and self.residency.is_ready((model, wanted)):
             return wanted
-        if self._state(model, wanted) == "ready":
+        if self.residency.state((model, wanted)) == "ready":
             self._serving[model] = wanted
             if serving is not None:
                 log.info("model %s: version %s serves, after %s", model, wanted, serving)
             return wanted
-        if serving is not None and self._is_ready(model, serving):
+        if serving is not None and self.residency.is_ready((model, serving)):
             return serving
         return self._last_good(model, listed, wanted)
 
     def refresh(self) -> None:
-        """Begin to load what is to serve by default, and switch to what became ready, also while nobody asks."""
+        """Begin to load what is to serve by default, and switch to what became ready, also while nobody asks.
+
+        Of models that are loaded when they are first asked for, only of those that are.
+        """
         for model in self._models():
-            # It may have been taken out since it was listed.
-            with suppress(UnknownModelError):
-                self.resolve(model)
+            serving = self._serving.get(model)
+            if self._is_kept(model) or (serving is not None and self.residency.is_ready((model, serving))):
+                # It may have been taken out since it was listed.
+                with suppress(UnknownModelError):
+                    self.resolve(model)
 
     def ready(self, model: str, version: str) -> LoadedModel | None:
         """The loaded version, or None while it is being loaded. Raises `UnavailableModelError` saying why not."""
-        self._asked_at[(model, version)] = self._clock()
-        future = self._begin(model, version)
-        if not future.done():
+        future = self.residency.ask((model, version))
+        if future is None:
             return None
         error = future.exception()
         if error is not None:
             raise UnavailableModelError(f"model {model!r} version {version!r} cannot serve: {error}")
         return future.result()
 
+    def is_ready(self, model: str, version: str) -> bool:
+        """Whether a version is in memory; begins nothing."""
+        return self.residency.is_ready((model, version))
+
     def state(self) -> tuple[int, list[str]]:
         """How many versions serve, and one line for each that was to and cannot."""
-        with self._lock:
-            known = dict(self._loading)
-        done = {key: one for key, one in known.items() if one.done() and not one.cancelled()}
-        problems = [
-            f"{model} {version}: {error}" for (model, version), one in done.items() if (error := one.exception())
-        ]  # fmt: skip
-        return len(done) - len(problems), problems
+        settled = self.residency.settled()
+        problems = [f"{model} {version}: {error}" for (model, version), error in settled.items() if error]
+        return len(settled) - len(problems), problems
+
+    def is_fit(self) -> bool:
+        """Whether a version serves, or may be loaded when it is asked for, or none needs to serve here."""
+        return self.state()[0] > 0 or not self._holding.preload or self.is_elsewhere()
+
+    def is_elsewhere(self) -> bool:
+        """Whether there are models, and all of them are somebody else's."""
+        models = self._models()
+        return bool(models) and not any(self._mine(model) for model in models)
 
     def preload(self) -> tuple[list[LoadedModel], list[str]]:
-        """Load every model's default version, or else the last good one, and wait: those that are ready.
+        """Load the default version, or else the last good one, of every model that is kept, and wait for them.
 
-        Also one line for each version that was tried and is not. Raises `DeviceError` where the device that was asked
-        for cannot be had: no version could then serve.
+        Where none is, of the first that loads: it shows which device there is, and that something can serve at all.
+        Returns those that are ready, and one line for each version that was tried and is not. Raises `DeviceError`
+        where the device that was asked for cannot be had: no version could then serve.
         """
         loaded, problems = [], []
-        for model, listed in self._models().items():
-            for version in self._candidates(model, listed, self._wanted(model, listed)):
-                try:
-                    found = self._begin(model, version).result()
-                except DeviceError:
-                    raise
-                except (ModelError, OSError) as error:
-                    problems.append(f"{model} {version}: {error}")
-                else:
-                    loaded.append(found)
-                    self._serving[model] = version
+        mine = [model for model in self._models() if self._mine(model)]
+        kept = [model for model in mine if self._is_kept(model)]
+        for model in kept or mine:
+            found, refused = self._preload(model)
+            problems += refused
+            if found is not None:
+                loaded.append(found)
+                if not kept:
                     break
         return loaded, problems
+
+    def size(self, key: Key) -> int:
+        """Bytes of a version's files."""
+        return sum(one.size for one in self._store.manifest(*key).files)
+
+    def is_fixed(self, key: Key) -> bool:
+        """Whether a version is never evicted: it is pinned, or serves by default where that is loaded in advance."""
+        model, version = key
+        return self._is_kept(model) and (self._holding.pins(model) or self._serving.get(model) == version)
+
+    def is_busy(self, key: Key) -> bool:
+        """Whether work of a version waits for the device or runs."""
+        return self._busy(*key)
 
     def close(self) -> None:
         """Wait for what is being loaded."""
         self._lister.shutdown(cancel_futures=True)
-        self._pool.shutdown(cancel_futures=True)
+        self.residency.close()
 
-    def _begin(self, model: str, version: str) -> Future[LoadedModel]:
-        """The load of a version, started where it was not, or where it failed a while ago."""
-        key = (model, version)
-        with self._lock:
-            future = self._loading.get(key)
-            failed_at = self._failed_at.get(key)
-            if future is not None and (failed_at is None or self._clock() - failed_at <= RETRY_SECONDS):
-                return future
-            self._failed_at.pop(key, None)
-            self._asked_at.setdefault(key, self._clock())
-            future = self._loading[key] = self._pool.submit(self._open, model, version)
-        # Outside the lock: a load that is already over calls back at once, and on_ready asks again.
-        future.add_done_callback(lambda _: self._on_ready(model, version))
-        return future
+    def _is_kept(self, model: str) -> bool:
+        """Whether the model is in memory before anybody asks for it."""
+        return self._mine(model) and (self._holding.preload or self._holding.pins(model))
 
-    def _open(self, model: str, version: str) -> LoadedModel:
-        try:
-            return self._load(model, version)
-        except Exception as error:
-            log.error("model %s version %s refused: %s", model, version, error)
-            self._failed_at[(model, version)] = self._clock()
-            raise
+    def _preload(self, model: str) -> tuple[LoadedModel | None, list[str]]:
+        problems: list[str] = []
+        listed = self._listing[model]
+        for version in self._candidates(model, listed, self._wanted(model, listed)):
+            try:
+                found = self.residency.begin((model, version)).result()
+            except DeviceError:
+                raise
+            except (ModelError, OSError) as error:
+                problems.append(f"{model} {version}: {error}")
+            else:
+                self._serving[model] = version
+                return found, problems
+        return None, problems
+
+    def _left(self, model: str, version: str) -> None:
+        """A version was unloaded."""
+        if self._serving.get(model) == version:
+            del self._serving[model]
+        self._store.release(model, version)
+        self._gone(model, version)
 
     def _wanted(self, model: str, listed: _Listed) -> str:
         live = self._live.get(model)
@@ -203,25 +264,13 @@ class Catalog:
     def _last_good(self, model: str, listed: _Listed, wanted: str) -> str:
         """In place of a version that failed: the first that does not; the version itself while that is not known."""
         for version in self._candidates(model, listed, wanted):
-            state = self._state(model, version)
+            state = self.residency.state((model, version))
             if state == "ready":
                 self._serving[model] = version
                 log.error("model %s: version %s cannot serve, %s goes on", model, wanted, version)
             if state != "failed":
                 return version
         return wanted
-
-    def _is_ready(self, model: str, version: str) -> bool:
-        """Whether it is loaded; a look that begins nothing and takes no lock, for every poll's sake."""
-        future = self._loading.get((model, version))
-        return future is not None and future.done() and not future.cancelled() and future.exception() is None
-
-    def _state(self, model: str, version: str) -> str:
-        """ready, failed, or loading, which it is from now on."""
-        future = self._begin(model, version)
-        if not future.done():
-            return "loading"
-        return "failed" if future.cancelled() or future.exception() is not None else "ready"
 
     def _models(self) -> dict[str, _Listed]:
         remote = self._store.is_remote
@@ -243,25 +292,18 @@ class Catalog:
         with self._lock:
             self._listing = listing
             self._listed = self._clock()
-            gone = [key for key in self._loading if self._is_done_with(*key)]
-            for key in gone:
-                del self._loading[key]
-                self._failed_at.pop(key, None)
-                self._asked_at.pop(key, None)
-        for key in gone:
-            log.info("model %s version %s is unloaded: it serves nothing", *key)
-            self._on_gone(*key)
+        if not self.store_problem:
+            for key in self.residency.drop(self._is_done_with):
+                log.info("model %s version %s is unloaded: it serves nothing", *key)
 
-    def _is_done_with(self, model: str, version: str) -> bool:
-        key = (model, version)
-        if self.store_problem or not self._loading[key].done():
-            return False
+    def _is_done_with(self, key: Key) -> bool:
+        model, version = key
         listed = self._listing.get(model)
         if listed is None:
             return True
-        if version in (self._serving.get(model), self._wanted(model, listed)):
+        if self._mine(model) and version in (self._serving.get(model), self._wanted(model, listed)):
             return False
-        return version not in listed.versions or self._clock() - self._asked_at[key] > UNUSED_SECONDS
+        return version not in listed.versions or self._clock() - self.residency.asked_at(key) > UNUSED_SECONDS
 
     def _list(self) -> dict[str, _Listed]:
         listing = {}

@@ -7,6 +7,7 @@ ModelError
 │   ├── ManifestError      the manifest cannot be read; names the key
 │   ├── StoreError         the store does not answer, or does not take what it is given
 │   └── UnknownModelError  no such model or version; names those there are: UNKNOWN_MODEL
+├── BudgetError            the memory budget has no room for a version: it never serves under this budget
 ├── DeviceError            the device asked for cannot be had
 ├── PlanError              what is asked of a plan makes no sense or cannot be had
 │   └── GraphError         an ONNX graph whose tensors cannot be read or sized
@@ -54,6 +55,10 @@ class StoreError(ArtifactError):
 
 class UnknownModelError(ArtifactError, LookupError):
     """A model or version that the store does not hold."""
+
+
+class BudgetError(ModelError):
+    """A version for which the memory budget has no room; names its need and the budget."""
 
 
 class DeviceError(ModelError):

@@ -68,6 +68,9 @@ class ModelStore:
         folder, manifest = self._open(name, version)
         return verified(folder, manifest)
 
+    def release(self, name: str, version: str) -> None:
+        """Nothing to do: the files stay where they are."""
+
     def add(self, folder: str | Path) -> Manifest:
         """Copy a folder with its manifest and files into the store.
 

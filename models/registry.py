@@ -42,8 +42,8 @@ CACHE: Final = Path(".penstock/models")
 class Registry:
     """Versions at a URL or in a folder. Safe to use from several processes; one instance, from several threads.
 
-    `cache`: a folder of this machine that files are brought to, where the store is no plain folder. `clock`: seconds
-    since the epoch, by which garbage is old.
+    `cache`: a folder of this machine that files are brought to, where the store is no plain folder; `cache_limit`: the
+    bytes above which it is pruned. `clock`: seconds since the epoch, by which garbage is old.
     """
 
     def __init__(
@@ -51,11 +51,12 @@ class Registry:
         where: str | Path | Objects,
         cache: str | Path = CACHE,
         clock: Callable[[], float] = time.time,
+        cache_limit: int | None = None,
     ) -> None:
         """Raises `StoreError` where the URL cannot be spoken to at all; reaches nothing yet."""
         self._objects = objects_at(where) if isinstance(where, str | Path) else where
         self.root = self._objects.url
-        self._cache = Cache(Path(cache))
+        self._cache = Cache(Path(cache), cache_limit)
         self._clock = clock
         # A version never changes, and a remote store takes tenths of a second to say so.
         self._known: dict[tuple[str, str], tuple[About | None, Manifest]] = {}
@@ -102,7 +103,7 @@ class Registry:
         return found
 
     def artifact(self, name: str, version: str) -> Path:
-        """The path of a version's ONNX file on this machine, after all its files were found right.
+        """The path of a version's ONNX file on this machine, whose files were all found right; kept until `release`.
 
         Raises `ArtifactError` for a file that is missing, changed, not listed, or a link out of its folder.
         """
@@ -112,6 +113,10 @@ class Registry:
             if folder is not None:
                 return verified(folder, manifest)
         return self._cache.artifact(manifest, lambda entry: self.chunks(manifest, entry))
+
+    def release(self, name: str, version: str) -> None:
+        """A version's files on this machine are needed no more; a cache that is full may drop them."""
+        self._cache.release(name, version)
 
     def verify(self, name: str, version: str) -> Manifest:
         """Read every file of a version and compare it with its checksum. Raises `ArtifactError`."""

@@ -33,3 +33,6 @@ class Store(Protocol):
 
     def artifact(self, name: str, version: str) -> Path:
         """Its ONNX file on this machine, every file of it verified. Raises `ArtifactError`."""
+
+    def release(self, name: str, version: str) -> None:
+        """What `artifact` gave is in use no more."""

@@ -27,6 +27,7 @@ from penstock.demo_evidence import Arrived, Evidence, Findings, Run
 from penstock.experiments import Experiments, assignment_of
 from penstock.flights.data import LAST_DAY, Dataset, Flight, features, flights
 from penstock.model_store import open_store
+from penstock.pools import placement
 from penstock.settings import Settings
 from penstock.warehouse_client import credentials
 from producers.control import ControlTopic, now_us
@@ -167,7 +168,8 @@ def replay(
     publisher = Publisher(kafka.producer(**{"linger.ms": 0}), settings.codec())
     with closing(inbox):
         inbox.open(timeout=15.0)
-        replaying = Replay(publisher, inbox, settings.codec(), kafka.topics, run.prefix)
+        place = placement(settings).of
+        replaying = Replay(publisher, inbox, settings.codec(), kafka.topics, run.prefix, place=place)
         say("waiting until the workers answer")
         # Not part of the run: joining the group takes seconds, which are nobody's latency.
         first = next(iter(flights(plan.start, plan.days, data)))

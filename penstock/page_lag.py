@@ -12,6 +12,7 @@ from confluent_kafka.admin import AdminClient, OffsetSpec  # type: ignore[attr-d
 from prometheus_client import CollectorRegistry
 
 from analytics.dashboard.overview_html import Lag
+from penstock.pools import pool_groups
 
 if TYPE_CHECKING:
     from penstock.settings import Settings
@@ -65,16 +66,16 @@ class LagWatch:
 
 
 def lag_of(settings: Settings, registry: CollectorRegistry) -> Callable[[], list[Lag]]:
-    """Asks for the lag of the scoring workers (of Kafka) and of this process's ingest (of its own metrics)."""
+    """Asks for the lag of the scoring workers of each pool (of Kafka) and of this ingest (of its own metrics)."""
     kafka = settings.kafka
     admin: Any = None
-    group = settings.worker.group
-    topics = (kafka.topics.requests, kafka.topics.bulk)
+    groups = pool_groups(settings)
 
     def read() -> list[Lag]:
         nonlocal admin
         admin = admin or AdminClient(kafka.client())
-        return [*group_lag(admin, group, topics), *ingest_lag(registry, settings.ingest.group)]
+        scoring = [lag for group, topic in groups for lag in group_lag(admin, group, (topic,))]
+        return [*scoring, *ingest_lag(registry, settings.ingest.group)]
 
     return read
 

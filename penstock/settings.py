@@ -9,6 +9,7 @@ A key set nowhere, neither in the file nor in the environment, is taken from the
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import tomllib
@@ -16,12 +17,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from pydantic import Field, ValidationError
+from pydantic import Field, ValidationError, field_validator
 from pydantic_settings import BaseSettings, EnvSettingsSource, PydanticBaseSettingsSource, SettingsConfigDict
 from pydantic_settings.exceptions import SettingsError as _SourceError
 
 from penstock.running import read_stack
 from penstock.settings_errors import SettingsError, explain, hide, place
+from penstock.settings_pools import PoolSettings
 from penstock.settings_properties import wrong_properties
 from penstock.settings_sections import (
     ClickHouseSettings,
@@ -35,6 +37,8 @@ from penstock.settings_sections import (
     WorkerSettings,
 )
 from penstock.settings_watch import AlertSettings, DriftSettings, ExperimentSettings, MonitorSettings
+from schemas.placement import Place, Placement, Pool
+from schemas.topics import Topics
 
 if TYPE_CHECKING:
     from schemas.codec import Codec
@@ -51,6 +55,7 @@ __all__ = [
     "ModelSettings",
     "MonitorSettings",
     "PageSettings",
+    "PoolSettings",
     "Settings",
     "SettingsError",
     "StackSettings",
@@ -71,6 +76,11 @@ class Settings(BaseSettings):
     clickhouse: ClickHouseSettings = ClickHouseSettings()
     models: ModelSettings = Field(default_factory=ModelSettings)  # looks at the current folder
     worker: WorkerSettings = WorkerSettings()
+    pools: dict[str, PoolSettings] = Field(
+        default_factory=dict,
+        description='Pools of workers for some models, by name: `[pools.heavy]`, `models = ["bert-*"]` and '
+        "[more](pools.md).",
+    )
     ingest: IngestSettings = IngestSettings()
     experiments: ExperimentSettings = ExperimentSettings()
     alerts: AlertSettings = AlertSettings()
@@ -94,6 +104,15 @@ class Settings(BaseSettings):
         del settings_cls, env_settings, dotenv_settings, file_secret_settings
         return (init_settings,)
 
+    @field_validator("pools")
+    @classmethod
+    def _do_not_contradict(cls, value: dict[str, PoolSettings]) -> dict[str, PoolSettings]:
+        Placement.create(
+            Topics(),
+            [Pool(Place.of_pool(name, "", one.topic, one.bulk_topic), one.models) for name, one in value.items()],
+        )
+        return value
+
     def codec(self) -> Codec:
         """The records' codec: single-object encoding, or the registry's framing where one is set."""
         from schemas.codec import Codec
@@ -108,7 +127,8 @@ class Settings(BaseSettings):
 
     def environment(self) -> dict[str, str]:
         """The variables that give a child process these very settings, whatever files it finds. Holds the secrets."""
-        sections = {PREFIX + name.upper(): getattr(self, name).model_dump_json() for name in type(self).model_fields}
+        own = self.model_dump(mode="json")
+        sections = {PREFIX + name.upper(): json.dumps(own[name]) for name in type(self).model_fields}
         return {**sections, f"{PREFIX}CONFIG": os.devnull}
 
     def shown(self) -> dict[str, Any]:

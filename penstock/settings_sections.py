@@ -11,6 +11,7 @@ from pydantic import BeforeValidator, Field, field_validator
 
 from penstock.settings_base import Section
 from penstock.settings_errors import hide
+from penstock.settings_pools import Bytes
 from schemas.partitioning import PARTITIONER
 from schemas.topics import MAX_MESSAGE_BYTES, Topics
 
@@ -176,6 +177,14 @@ class ModelSettings(Section):
     """The folder that models are brought to from a registry; it may be deleted while no worker loads one."""
     device: Literal["auto", "cpu", "cuda", "tensorrt"] = "auto"
     """What inference runs on: "cuda" and "tensorrt" fail where they do not load, "auto" takes CUDA where it loads."""
+    cache_size: Bytes = 20 * 1024**3
+    """Bytes ("20GiB") above which versions leave that folder: the least recently used, and none that is loaded."""
+    memory: Bytes | None = None
+    """Bytes ("2GiB") that all versions in a worker's memory may take; not set: no limit. See pools.md."""
+    preload: bool = True
+    """Whether each model is loaded before anybody asks, and stays; false: when it is first asked for."""
+    pinned: tuple[str, ...] = ()
+    """Models, `*` and `?` standing for anything, that are loaded in any case and never evicted."""
     threads: int = Field(default=1, ge=1)
     """Threads of one inference on a CPU. Scale by workers first."""
     gpu_memory_limit_mb: int | None = Field(default=None, ge=1)

@@ -23,6 +23,7 @@ from penstock.brokers import ApacheKafka, BrokerError, EmbeddedBroker, LocalBrok
 from penstock.model_store import open_store
 from penstock.ops_access import ops_token
 from penstock.page_access import AccessError, access
+from penstock.pools import pool_specs
 from penstock.running import RunningStack, read_stack, remove_stack, started_at, write_stack
 from penstock.settings import Settings
 from penstock.stack_ops import StackOps
@@ -75,7 +76,7 @@ class LocalStack:
         self.workers = settings.stack.workers if workers is None else workers
         self.ingest = ingest
         # Without workers there is nothing to watch.
-        self.monitor = settings.stack.monitor and self.workers > 0
+        self.monitor = settings.stack.monitor and bool(self._worker_pools())
         self.addresses: dict[str, str] = {}
         self._prepare = prepare
         self._say = say
@@ -131,7 +132,7 @@ class LocalStack:
     def _start_ops(self) -> None:
         own = ["broker"] if self.broker in (EMBEDDED, KAFKA) else []
         monitor = ["monitor"] if self.monitor else []
-        names = [*own, *(["ingest"] if self.ingest else []), *monitor, *self._worker_names()]
+        names = [*own, *(["ingest"] if self.ingest else []), *monitor, *self._worker_pools()]
         http = self.settings.http
         self._ops = StackOps(http.host, http.stack_port, names, token=ops_token(self.settings))
         self.addresses["up"] = self._ops.url
@@ -177,7 +178,7 @@ class LocalStack:
 
     def _create_topics(self) -> None:
         kafka = self.settings.kafka
-        create_topics(kafka.client(), kafka.topics, kafka.partitions)
+        create_topics(kafka.client(), pool_specs(self.settings))
 
     def _start_ingest(self) -> None:
         if "path" not in self.settings.clickhouse.model_fields_set:
@@ -198,9 +199,12 @@ class LocalStack:
             http = self.settings.http
             self._say("starting the live monitor")
             services.append(self._command("monitor", http.monitor_port or free_port(), "monitor", path="healthz"))
-        if self.workers:
-            self._say(f"starting {self.workers} scoring worker{'s' if self.workers > 1 else ''}")
-        services += [self._command(name, free_port(), "worker", "--name", name) for name in self._worker_names()]
+        workers = self._worker_pools()
+        if workers:
+            self._say(f"starting {len(workers)} scoring worker{'s' if len(workers) > 1 else ''}")
+        for name, pool in workers.items():
+            of_pool = ("--pool", pool) if pool else ()
+            services.append(self._command(name, free_port(), "worker", "--name", name, *of_pool))
         self._run(*services)
 
     # -- what they have in common
@@ -211,8 +215,12 @@ class LocalStack:
             if self._ops is not None:
                 self._ops.ready(one.name)
 
-    def _worker_names(self) -> list[str]:
-        return [f"worker-{number + 1}" for number in range(self.workers)]
+    def _worker_pools(self) -> dict[str, str]:
+        """The workers by name, each with its pool, "" for the default one. Without workers of that there are none."""
+        found = {f"worker-{number + 1}": "" for number in range(self.workers)}
+        for pool, own in self.settings.pools.items() if self.workers else ():
+            found |= {f"{pool}-worker-{number + 1}": pool for number in range(own.workers + own.spares)}
+        return found
 
     def _check_models(self) -> None:
         """A worker waits for a first model, and the stack for its workers: better say so than have both wait."""

@@ -20,6 +20,7 @@ from producers.pieces import Source, rechunk
 from producers.results import id_types, output_schema
 from producers.writers import check_output
 from schemas.codec import Codec
+from schemas.placement import Place, Placement
 from schemas.topics import Topics
 
 
@@ -50,10 +51,13 @@ def score_file(
     *,
     limits: Limits | None = None,
     on_progress: Callable[[Progress], None] | None = None,
+    place: Callable[[str], Place] | None = None,
     clock: Callable[[], float] = time.monotonic,
     rng: random.Random | None = None,
 ) -> Result:
     """Score `job.input` into `job.output`, or go on with it where a run was killed.
+
+    `place`: where a model's batches go, by its name; None: to `topics.bulk`.
 
     Raises `BulkInputError` with nothing written where the job cannot be done as asked, `BulkError` where it stopped and
     may be started again, `BrokerUnavailableError`.
@@ -68,7 +72,8 @@ def score_file(
         if state is None:
             rows = _batch_rows(job, source, chosen)
             state = State(binding, uuid.uuid4().hex, rows, job.version)
-        run = BulkRun(job, source, chosen, checkpoint, state, config, codec, topics, limits or Limits(), clock)
+        where = place or Placement.create(topics).of
+        run = BulkRun(job, source, chosen, checkpoint, state, config, codec, topics, where, limits or Limits(), clock)
         if not state.finished:
             try:
                 run.run(on_progress or (lambda _progress: None), rng or random.SystemRandom())

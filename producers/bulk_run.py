@@ -29,6 +29,7 @@ from producers.results import OutputColumn, id_columns, id_types, output_schema,
 from producers.window import Window
 from schemas.codec import Codec, DecodeError
 from schemas.codes import Code
+from schemas.placement import Place
 from schemas.records import ScoreBatch, ScoreReply
 from schemas.topics import MAX_MESSAGE_BYTES, Topics
 
@@ -116,6 +117,7 @@ class BulkRun:
         config: Config,
         codec: Codec,
         topics: Topics,
+        place: Callable[[str], Place],
         limits: Limits,
         clock: Callable[[], float],
     ) -> None:
@@ -127,6 +129,8 @@ class BulkRun:
         self._config = config
         self._codec = codec
         self._topics = topics
+        self._place = place
+        self._partitions: dict[str, int] = {}
         self._limits = limits
         self._clock = clock
         types = source.types(chosen.wanted)
@@ -161,7 +165,7 @@ class BulkRun:
         self._inbox.open(self._limits.connect)
         try:
             self._publisher = Publisher({**SENDING, **self._config}, self._codec)
-            self._partitions = self._publisher.partitions(self._topics.bulk, self._limits.connect)
+            self._known_partitions(self._place(self._job.model).bulk)
             self._loop()
         except (KeyboardInterrupt, BulkError):
             self._write()
@@ -215,16 +219,23 @@ class BulkRun:
         return True
 
     def _send(self, sequence: int, batch: _Batch) -> None:
+        # The model may be moved to another pool meanwhile.
+        topic = self._place(self._job.model).bulk
         try:
             self._publisher.send_bytes(
-                self._topics.bulk,
+                topic,
                 batch.value,
-                partition=sequence % self._partitions,
+                partition=sequence % self._known_partitions(topic),
                 on_delivery=partial(self._on_delivery, sequence),
                 timeout=self._limits.give_up,
             )
         except KafkaException as error:
             self._on_delivery(sequence, error.args[0], None)
+
+    def _known_partitions(self, topic: str) -> int:
+        if topic not in self._partitions:
+            self._partitions[topic] = self._publisher.partitions(topic, self._limits.connect)
+        return self._partitions[topic]
 
     def _on_delivery(self, sequence: int, error: KafkaError | None, message: Message | None) -> None:
         del message

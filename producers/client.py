@@ -40,6 +40,7 @@ from producers.questions import Question, Score, ask, score_of
 from producers.wakeups import Wakeups
 from schemas.codec import Codec, DecodeError, EncodeError
 from schemas.partitioning import record_key
+from schemas.placement import Place, Placement
 from schemas.records import FeatureValue, ScoreReply, ScoreRequest
 from schemas.tensors import Array
 from schemas.topics import Topics
@@ -58,7 +59,9 @@ class ScoringClient:
 
     `config`: librdkafka properties (`bootstrap.servers` and whatever else). `timeout`: seconds a request has unless it
     says otherwise. `max_in_flight`: requests beyond this wait for their turn, within their own time. `connect_timeout`:
-    seconds the broker has to answer at the start. `clock`: seconds since the epoch.
+    seconds the broker has to answer at the start. `place`: where a model's requests go, by its name
+    (`schemas.placement.Placement.of`, `producers.moves.Moves.of`); None: to `topics.requests`, whose workers hand on
+    what is another pool's. `clock`: seconds since the epoch.
     """
 
     def __init__(
@@ -70,12 +73,13 @@ class ScoringClient:
         timeout: float = 5.0,
         max_in_flight: int = 1000,
         connect_timeout: float = 5.0,
+        place: Callable[[str], Place] | None = None,
         clock: Callable[[], float] = time.time,
         rng: random.Random | None = None,
     ) -> None:
         self._config = config
         self._codec = codec
-        self._topics = topics
+        self._place = place or Placement.create(topics).of
         self._timeout = timeout
         self._connect_timeout = connect_timeout
         self._clock = clock
@@ -232,7 +236,7 @@ class ScoringClient:
                 )
             )
             publisher.send_bytes(
-                self._topics.requests,
+                self._place(question.model).requests,
                 value,
                 key=record_key(question.user_id, question.experiment),
                 headers=carrier,

@@ -20,6 +20,7 @@ from producers.inbox import Inbox
 from producers.publisher import Publisher
 from schemas.codec import Codec, DecodeError
 from schemas.codes import Code
+from schemas.placement import Place, Placement
 from schemas.records import Outcome, ScoreReply, ScoreRequest
 from schemas.topics import Topics
 
@@ -125,7 +126,8 @@ class Replay:
     """Sends events and listens to the answers on the partition that `inbox` (open) reads.
 
     Every request's id must begin with `prefix`; answers to other ids are other people's. `timeout`: seconds from
-    sending to a request's deadline. `patience`: seconds of silence after which no more answers are expected.
+    sending to a request's deadline. `patience`: seconds of silence after which no more answers are expected. `place`:
+    where a model's requests go, by its name; None: to `topics.requests`.
     `clock`: seconds since the epoch.
     """
 
@@ -139,12 +141,14 @@ class Replay:
         *,
         timeout: float = 30.0,
         patience: float = 45.0,
+        place: Callable[[str], Place] | None = None,
         clock: Callable[[], float] = time,
     ) -> None:
         self._publisher = publisher
         self._inbox = inbox
         self._codec = codec
         self._topics = topics
+        self._place = place or Placement.create(topics).of
         self._prefix = prefix
         self._timeout = timeout
         self._patience = patience
@@ -161,10 +165,11 @@ class Replay:
         The ids are made of the request's. Raises `NoAnswerError` after `seconds`, or for an answer that is an error.
         """
         waiting = set()
-        for partition in range(self._publisher.partitions(self._topics.requests, seconds)):
+        topic = self._place(request.model).requests
+        for partition in range(self._publisher.partitions(topic, seconds)):
             asked = replace(request, request_id=f"{request.request_id}/{partition}")
             waiting.add(asked.request_id)
-            self._publisher.send(self._topics.requests, self._addressed(asked, self._clock()), partition=partition)
+            self._publisher.send(topic, self._addressed(asked, self._clock()), partition=partition)
         give_up = self._clock() + seconds
         while waiting:
             for reply in self._replies(_LONGEST_WAIT):
@@ -174,8 +179,7 @@ class Replay:
             self._publisher.poll()
             if waiting and self._clock() > give_up:
                 raise NoAnswerError(
-                    f"no scoring worker answers for {len(waiting)} partitions of {self._topics.requests} "
-                    f"after {seconds:.0f} s"
+                    f"no scoring worker answers for {len(waiting)} partitions of {topic} after {seconds:.0f} s"
                 )
 
     def run(
@@ -196,7 +200,8 @@ class Replay:
                 continue
             now = self._await_turn(pace)
             self._open[event.record.request_id] = now
-            self._publisher.send(self._topics.requests, self._addressed(event.record, now, self._timeout))
+            topic = self._place(event.record.model).requests
+            self._publisher.send(topic, self._addressed(event.record, now, self._timeout))
             pace.sent(now)
             requests += 1
             at = event.at

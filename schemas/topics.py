@@ -31,6 +31,17 @@ class Topics:
             if not one.init:
                 object.__setattr__(self, one.name, self.prefix + _NAMES[one.name])
 
+    def names(self) -> tuple[str, ...]:
+        """All of them."""
+        return tuple(getattr(self, one.name) for one in fields(self) if not one.init)
+
+    def of_pool(self, requests: str, bulk: str) -> Topics:
+        """The same, with the topics of a pool's requests and bulk batches (`schemas.placement`)."""
+        own = Topics(self.prefix)
+        object.__setattr__(own, "requests", requests)
+        object.__setattr__(own, "bulk", bulk)
+        return own
+
 
 _NAMES: Final = {
     "requests": "scoring.requests",
@@ -55,22 +66,29 @@ class TopicSpec:
     config: Mapping[str, str]
 
 
+_SIZE: Final = {"max.message.bytes": str(MAX_MESSAGE_BYTES)}
+
+
+def kept(days: float) -> dict[str, str]:
+    """The configuration of a topic whose records are kept for so long."""
+    return {**_SIZE, "retention.ms": str(int(days * DAY_MS))}
+
+
+def work_specs(requests: str, bulk: str, partitions: int) -> tuple[TopicSpec, TopicSpec]:
+    """The two topics of a pool of workers, the default pool for one."""
+    return TopicSpec(requests, partitions, kept(1)), TopicSpec(bulk, partitions, kept(1))
+
+
 def topic_specs(topics: Topics, partitions: int = 8) -> tuple[TopicSpec, ...]:
     """Every topic Penstock needs. Control and alerts are compacted and have one partition: their order is total."""
-    size = {"max.message.bytes": str(MAX_MESSAGE_BYTES)}
-
-    def kept(days: float) -> dict[str, str]:
-        return {**size, "retention.ms": str(int(days * DAY_MS))}
-
     return (
-        TopicSpec(topics.requests, partitions, kept(1)),
-        TopicSpec(topics.bulk, partitions, kept(1)),
+        *work_specs(topics.requests, topics.bulk, partitions),
         TopicSpec(topics.bulk_results, partitions, kept(1)),
         TopicSpec(topics.replies, partitions, kept(1 / 24)),
         TopicSpec(topics.predictions, partitions, kept(7)),
         TopicSpec(topics.summaries, partitions, kept(2)),
         TopicSpec(topics.outcomes, partitions, kept(7)),
         TopicSpec(topics.dead_letters, 1, kept(14)),
-        TopicSpec(topics.control, 1, {**size, "cleanup.policy": "compact"}),
+        TopicSpec(topics.control, 1, {**_SIZE, "cleanup.policy": "compact"}),
         TopicSpec(topics.alerts, 1, {**kept(7), "cleanup.policy": "compact,delete"}),
     )

@@ -27,6 +27,7 @@ from schemas.tensors import Array, TensorError, from_tensor, to_tensor
 from schemas.topics import Topics
 from stream_workers.dead_letters import DeadLetters
 from stream_workers.device import Device, LaneKey, Run
+from stream_workers.handover import Handover
 from stream_workers.intake import LimitsOf
 from stream_workers.ledger import Ledger, Output, short_key
 from stream_workers.messages import ends_of
@@ -47,6 +48,7 @@ class BulkIntake:
         topics: Topics,
         ledger: Ledger,
         dead_letters: DeadLetters,
+        handover: Handover,
         catalog: Catalog,
         device: Device,
         reply_topics: ReplyTopics,
@@ -62,6 +64,7 @@ class BulkIntake:
         self._topics = topics
         self._ledger = ledger
         self._dead_letters = dead_letters
+        self._handover = handover
         self._catalog = catalog
         self._device = device
         self._reply_topics = reply_topics
@@ -85,6 +88,9 @@ class BulkIntake:
                 record = self._codec.decode(ScoreBatch, message.value())
             except DecodeError as error:
                 self._dead_letters.put(epoch, message, error)
+                continue
+            elsewhere = self._handover.topic_of(record.model)
+            if elsewhere and not self._handover.hand_on(epoch, elsewhere, [message]):
                 continue
             size = len(message)
             with self._lock:
@@ -201,6 +207,9 @@ class BulkIntake:
             return
         lane = LaneKey(*key, bulk=True)
         self._device.submit(lane, model, part, self, lambda: self._limits_of(model))
+        if not self._catalog.is_ready(*key):
+            # It was evicted meanwhile: its lane must not keep it longer than this work takes.
+            self._device.forget(*key)
 
     def _release_if_done(self, model: str, version: str) -> None:
         try:

@@ -172,9 +172,12 @@ def produce_all(
 ) -> None:
     """Hand every output to the producer, waiting for room in its queue where it is full."""
     for output in outputs:
+        more: dict[str, Any] = {"headers": [*output.headers]} if output.headers else {}
         while True:
             try:
-                producer.produce(output.topic, output.value, output.key, output.partition, on_delivery=on_delivery)
+                producer.produce(
+                    output.topic, output.value, output.key, output.partition, on_delivery=on_delivery, **more
+                )
                 break
             except BufferError:
                 producer.poll(0.05)

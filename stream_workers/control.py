@@ -1,4 +1,4 @@
-"""Follows the compacted control topic: experiments, default versions and foreign schemas, applied as they change."""
+"""Follows the compacted control topic: experiments, default versions, moved models, schemas, as they change."""
 
 from __future__ import annotations
 
@@ -14,6 +14,8 @@ from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaError, KafkaExcepti
 from models.live import Live
 from models.routing import Experiment, ExperimentError, Router
 from schemas.codec import Codec, DecodeError
+from schemas.placement import KIND as POOL
+from schemas.placement import Place
 from schemas.records import Control
 
 log = logging.getLogger(__name__)
@@ -36,6 +38,7 @@ class ControlState:
         self._revisions: dict[tuple[str, str], int] = {}
         self.live: dict[str, str] = {}
         self.models: dict[str, Live] = {}
+        self.moved: dict[str, Place] = {}
         self.router = Router(())
 
     def apply(self, key: bytes, value: bytes | None) -> str:
@@ -79,6 +82,8 @@ class ControlState:
             self._try_waiting()
         elif record.kind == "model":
             self._go_live({**self.models, record.name: Live.from_json(record.body)})
+        elif record.kind == POOL:
+            self.moved = {**self.moved, record.name: Place.from_json(record.body)}
         elif record.kind == "schema":
             self._codec.learn(record.body)
 
@@ -89,6 +94,8 @@ class ControlState:
             self._try_waiting()
         elif kind == "model":
             self._go_live({own: one for own, one in self.models.items() if own != name})
+        elif kind == POOL:
+            self.moved = {own: one for own, one in self.moved.items() if own != name}
         return kind
 
     def _go_live(self, entries: dict[str, Live]) -> None:

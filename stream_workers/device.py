@@ -152,12 +152,21 @@ class Share:
 class Device:
     """The lanes of one device and the threads that serve them."""
 
-    def __init__(self, *, bulk_share: float = 0.1, bulk_slice: float = 0.01, ladders: Ladders | None = None) -> None:
+    def __init__(
+        self,
+        *,
+        bulk_share: float = 0.1,
+        bulk_slice: float = 0.01,
+        ladders: Ladders | None = None,
+        on_idle: Callable[[], None] = lambda: None,
+    ) -> None:
         """`bulk_slice`: seconds that a bulk run may take, since a request may come meanwhile.
 
-        `ladders`: what a version runs on; None: on its own device and nothing else.
+        `ladders`: what a version runs on; None: on its own device and nothing else. `on_idle` is called, from a device
+        thread, when a lane has nothing to do any more.
         """
         self._ladders = ladders or Ladders()
+        self._on_idle = on_idle
         self._lanes: dict[LaneKey, Lane] = {}
         self._retired: set[tuple[str, str]] = set()
         self._wake = threading.Condition()
@@ -228,6 +237,13 @@ class Device:
                 lane.held = False
             self._wake.notify_all()
 
+    def is_busy(self, model: str, version: str) -> bool:
+        """Whether work of a version waits or runs."""
+        with self._wake:
+            return any(
+                not lane.is_idle for key, lane in self._lanes.items() if (key.model, key.version) == (model, version)
+            )
+
     @property
     def lanes(self) -> list[LaneKey]:
         """The lanes there are."""
@@ -261,13 +277,18 @@ class Device:
                         if served.left:
                             rows -= self._put_back(lane, served)
                         self._share.spent(ended, ended - began, lane.key.bulk)
+                        idle = lane.is_idle
                         self._drop_retired()
                         self._wake.notify_all()
+                if idle:
+                    self._on_idle()
                 try:
                     _publish(lane, served.ended)
                 finally:
                     with self._wake:
                         self._rows[lane.key.bulk] -= rows
+                # Until there is other work this thread must not keep a model alive that is evicted.
+                del work, lane, pieces, served
         except BaseException as error:
             log.exception("a device thread ended")
             self._failure = error

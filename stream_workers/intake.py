@@ -28,6 +28,7 @@ from schemas.records import Tensor
 from schemas.tensors import Array, TensorError, from_tensor
 from stream_workers.dead_letters import DeadLetters
 from stream_workers.device import Device, LaneKey
+from stream_workers.handover import Handover
 from stream_workers.ledger import Ledger
 from stream_workers.messages import headers_of
 from stream_workers.ops import extract, inject
@@ -77,6 +78,7 @@ class RequestIntake:
         ledger: Ledger,
         publisher: Publisher,
         dead_letters: DeadLetters,
+        handover: Handover,
         catalog: Catalog,
         device: Device,
         *,
@@ -90,6 +92,7 @@ class RequestIntake:
         self._ledger = ledger
         self._publisher = publisher
         self._dead_letters = dead_letters
+        self._handover = handover
         self._catalog = catalog
         self._device = device
         self._limits_of = limits_of
@@ -128,6 +131,11 @@ class RequestIntake:
             self._dead_letters.put(epoch, messages[position], error)
         for group in groups:
             places = group.index.tolist()
+            stay: list[int] | None = None
+            if elsewhere := self._handover.topic_of(group.model):
+                stay = self._handover.hand_on(epoch, elsewhere, [messages[i] for i in places])
+                if not stay:
+                    continue
             requests = Requests(
                 epoch=epoch,
                 topic=topic,
@@ -149,6 +157,8 @@ class RequestIntake:
                 tensors=group.tensors,
                 features=group.features,
             )
+            if stay is not None and len(stay) < len(places):
+                requests, places = requests.pick(np.array(stay, np.int64)), [places[i] for i in stay]
             if unusual:
                 self._take_apart(requests, [addresses[i] for i in places], [sizes[i] for i in places])
             else:
@@ -240,6 +250,9 @@ class RequestIntake:
             experiment = checked.experiment if checked.variant else ""
             lane = LaneKey(checked.model, checked.version, experiment, checked.variant)
             self._device.submit(lane, model, checked, self._publisher, lambda: self._limits_of(model))
+            if not self._catalog.is_ready(checked.model, checked.version):
+                # It was evicted meanwhile: its lane must not keep it longer than this work takes.
+                self._device.forget(checked.model, checked.version)
 
     def release(self, model: str, version: str) -> None:
         """A version became ready or failed: what waited for it goes on."""

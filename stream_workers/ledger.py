@@ -25,6 +25,7 @@ class Output:
     value: bytes
     key: bytes | None = None
     partition: int = -1
+    headers: tuple[tuple[str, bytes], ...] = ()
 
 
 def short_key(key: bytes | None) -> bytes | None:

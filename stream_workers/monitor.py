@@ -72,12 +72,16 @@ class StopRefusedError(RuntimeError):
 
 @dataclass(frozen=True, slots=True)
 class MonitorConfig:
-    """What a monitor is to know. `faust.properties` are those of a librdkafka client too."""
+    """What a monitor is to know. `faust.properties` are those of a librdkafka client too.
+
+    `pool_bulk`: the topics of the pools' bulk batches, beside that of the default pool.
+    """
 
     faust: FaustConfig
     topics: Topics
     span: Span = field(default_factory=Span)
     recovery: Recovery = field(default_factory=Recovery)
+    pool_bulk: frozenset[str] = frozenset()
 
 
 def changelog(group: str, partitions: int) -> TopicSpec:
@@ -236,7 +240,7 @@ class Monitor:
                         "%s[%d] offset %d is left out: %s", message.topic, message.partition, message.offset, error
                     )
                     continue
-                bulk = summary.topic == self._config.topics.bulk
+                bulk = summary.topic == self._config.topics.bulk or summary.topic in self._config.pool_bulk
                 records.setdefault(message.partition, []).append((message.offset, summary, bulk))
             # Partitions that were taken away meanwhile are not in `watches`; their records are their next owner's.
             watches, wall = self._watches, self._wall()

@@ -97,6 +97,24 @@ class WorkerMetrics:
         self._lag = _Lag("penstock_lag", "Records between the worker and the end of a partition", registry)
         self.rows_in_flight = Gauge("penstock_rows_in_flight", "Rows taken and not yet published", registry=registry)
         self.paused = Gauge("penstock_paused", "1 while back-pressure holds partitions back", registry=registry)
+        self._handed_on = Counter(
+            "penstock_handed_on_total", "Records of other pools' models, handed on to their topic", ("topic",),
+            registry=registry,
+        )  # fmt: skip
+        self.models_loaded = Gauge("penstock_models_loaded", "Versions in memory", registry=registry)
+        self.models_bytes = Gauge(
+            "penstock_models_bytes", "What versions in memory take, where there is a budget", registry=registry
+        )
+        self.models_budget = Gauge("penstock_models_budget_bytes", "What they may take; 0: no limit", registry=registry)
+        self.load_seconds = BatchHistogram(
+            "penstock_model_load_seconds", "From the first wish for a version to its being ready", ("model", "version"),
+            registry=registry,
+        )  # fmt: skip
+        self._evicted = Counter(
+            "penstock_model_evictions_total", "Versions that made room for another", ("model", "version"),
+            registry=registry,
+        )  # fmt: skip
+        self._pool = Gauge("penstock_pool_info", "Always 1; names the worker's pool", ("pool",), registry=registry)
         self._device = Gauge("penstock_device_info", "1 for the device that scores", ("device",), registry=registry)
         self._gpu = GpuCollector(registry)
         self._level = Gauge(
@@ -208,6 +226,22 @@ class WorkerMetrics:
             self._refused.labels(model, version).set(1)
         else:
             self._refused.remove_by_labels({"model": model, "version": version})
+
+    def handed_on(self, topic: str, count: int = 1) -> None:
+        """Records of models of another pool went to its topic."""
+        self._handed_on.labels(topic).inc(count)
+
+    def loaded(self, model: str, version: str, seconds: float) -> None:
+        """A version is in memory, `seconds` after it was asked for."""
+        self.load_seconds.observe(seconds, (model, version))
+
+    def evicted(self, model: str, version: str) -> None:
+        """A version left memory for another one."""
+        self._evicted.labels(model, version).inc()
+
+    def pool(self, name: str) -> None:
+        """The pool this worker is of."""
+        self._pool.labels(name).set(1)
 
     def device(self, name: str) -> None:
         """The device that scores: cpu, cuda:N or tensorrt:N."""

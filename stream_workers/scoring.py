@@ -32,13 +32,15 @@ from models.ladder import Ladders
 from models.loading import LoadedModel
 from models.store import Store
 from schemas.codec import Codec
-from schemas.topics import MAX_MESSAGE_BYTES
+from schemas.placement import DEFAULT, Placement
+from schemas.topics import MAX_MESSAGE_BYTES, Topics
 from stream_workers.bulk import BulkIntake
 from stream_workers.commit import AtLeastOnce, Committer, Delivery, ExactlyOnce
 from stream_workers.control import ControlFollower, ControlState
 from stream_workers.dead_letters import DeadLetters
 from stream_workers.device import Device
 from stream_workers.errands import Errands
+from stream_workers.handover import Handover
 from stream_workers.intake import RequestIntake
 from stream_workers.ledger import Ledger
 from stream_workers.librdkafka import OnFailure
@@ -105,8 +107,18 @@ class ScoringWorker:
             on_change=lambda: self._device.look_again(),
             leaves=config.on_device_loss == "leave",
         )
-        self._device = Device(bulk_share=config.bulk_share, ladders=self._ladders)
-        self._catalog = Catalog(store, self._load, on_ready=self._release, on_gone=self._gone)
+        self._device = Device(bulk_share=config.bulk_share, ladders=self._ladders, on_idle=self._idle)
+        self._catalog = Catalog(
+            store,
+            self._load,
+            on_ready=self._release,
+            on_gone=self._gone,
+            is_busy=self._device.is_busy,
+            holding=config.holding,
+            events=metrics,
+        )
+        self._placement = config.placement or Placement.create(Topics(config.topics.prefix))
+        self._handovers: list[Handover] = []
         # A handle of its own that nobody polls: a call on a polled one waits for the poll. Its log lines would pile up.
         asking = {"allow.auto.create.topics": False, "log_level": 0}
         self._asker = Consumer(dict(config.consumer(f"{config.group}-topics", **asking)))
@@ -118,6 +130,10 @@ class ScoringWorker:
         self._replies: ReplySender | None = None
         health.set("control", False, "the control topic is not read yet")
         health.set("models", False, "models are not loaded yet")
+        if config.pool:
+            health.set("pool", True, config.pool)
+        metrics.pool(config.pool or DEFAULT)
+        metrics.models_budget.set(config.holding.budget or 0)
 
     def run(self, stop: threading.Event) -> None:
         """Serve until `stop` is set. Raises what made it impossible to go on, `DeviceError` among it."""
@@ -169,6 +185,7 @@ class ScoringWorker:
                 self._ladders.tick()
                 self._device.look_again()
                 self._metrics.standings(self._ladders.shown())
+                self._tell_memory()
                 failure = self._device.failure or self._load_failure or self._dead_device()
                 if failure is not None:
                     failures.append(failure)
@@ -218,7 +235,8 @@ class ScoringWorker:
         """
         loaded, problems = self._catalog.preload()
         said: list[str] = []
-        while not loaded:
+        # One all of whose models were moved away takes its partitions: what still comes there has to be handed on.
+        while not (loaded or self._catalog.is_elsewhere()):
             why = "; ".join(problems) or self._catalog.store_problem or f"there is no model in {self._store.root} yet"
             self._health.set("models", False, f"no model can serve, so this worker takes no partitions: {why}")
             if problems != said:
@@ -231,7 +249,7 @@ class ScoringWorker:
             log.error("not served: %s", problem)
         for model in loaded:
             log.info("model %s %s on %s (%s)", model.name, model.version, model.device, model.session.why)
-        name = loaded[0].device
+        name = loaded[0].device if loaded else self._config.device.replace("auto", "cpu")
         self._metrics.device(name)
         # To a GPU the next batch is copied while one runs; two on a CPU would only take its cores from each other.
         self._device.start(runs=1 if name == "cpu" else self._config.device_options.runs)
@@ -249,6 +267,7 @@ class ScoringWorker:
             ledger,
             publisher,
             self._dead_letters(ledger),
+            self._handover(ledger, self._config.topics.requests, bulk=False),
             self._catalog,
             self._device,
             limits_of=self._limits,
@@ -273,6 +292,7 @@ class ScoringWorker:
             self._config.topics,
             ledger,
             self._dead_letters(ledger),
+            self._handover(ledger, self._config.topics.bulk, bulk=True),
             self._catalog,
             self._device,
             self._reply_topics,
@@ -384,6 +404,11 @@ class ScoringWorker:
             now_us=now_us,
         )
 
+    def _handover(self, ledger: Ledger, own: str, *, bulk: bool) -> Handover:
+        made = Handover(ledger, self._reply_topics, self._metrics, self._placement, own=own, bulk=bulk)
+        self._handovers.append(made)
+        return made
+
     def _limits(self, model: LoadedModel) -> BatchLimits:
         """The model's own limits, where the worker's settings do not override them."""
         config, limits = self._config, model.manifest.batching
@@ -392,6 +417,10 @@ class ScoringWorker:
 
     def _controlled(self, state: ControlState) -> None:
         self._catalog.set_live(state.models)
+        placement, own = self._placement.with_moved(state.moved), self._config.topics.requests
+        for one in self._handovers:
+            one.placement = placement
+        self._catalog.set_mine(lambda model: placement.of(model).requests == own)
         for intake in self._intakes:
             if isinstance(intake, RequestIntake):
                 intake.router = state.router
@@ -439,9 +468,15 @@ class ScoringWorker:
         if self._loaded.is_set():
             self._tell_models()
 
+    def _idle(self) -> None:
+        self._catalog.residency.look_again()
+
     def _tell_models(self) -> None:
-        serving, problems = self._catalog.state()
-        self._health.set("models", bool(serving), "; ".join(problems))
+        self._health.set("models", self._catalog.is_fit(), "; ".join(self._catalog.state()[1]))
+
+    def _tell_memory(self) -> None:
+        self._metrics.models_loaded.set(self._catalog.state()[0])
+        self._metrics.models_bytes.set(self._catalog.residency.held_bytes())
 
 
 class _NoReplies:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
+from models.catalog import Holding
 from models.device_options import DEFAULT_OPTIONS, DeviceOptions
+from schemas.placement import Placement
 from schemas.topics import Topics
 
 
@@ -18,6 +20,8 @@ class ScoringConfig:
     `consumer` and `producer` make a client's librdkafka properties: of a group and what the worker needs of it, and of
     what the worker needs of it; where an operator's properties say otherwise, they win.
     `on_device_loss`: "leave" or "cpu"; `cpu_on_failure`: whether a version whose device fails may go on on the CPU.
+    `topics`, `group`: of this worker's pool. `placement`: which pool each model is of, where control says nothing else;
+    None: there is one pool. `holding`: what is kept in memory.
     `delivery`: "exactly-once" or "at-least-once", for everything but replies, which are at least once either way.
     """
 
@@ -26,6 +30,9 @@ class ScoringConfig:
     producer: Callable[..., Mapping[str, Any]]
     topics: Topics
     group: str = "penstock-scoring"
+    pool: str = ""
+    placement: Placement | None = None
+    holding: Holding = field(default_factory=Holding)
     device: str = "auto"
     device_options: DeviceOptions = DEFAULT_OPTIONS
     threads: int = 1

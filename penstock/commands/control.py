@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from producers.control import ControlTopic
 
 AsJson = Annotated[bool, typer.Option("--json", help="One JSON document.")]
-KINDS = ("experiment", "experiment-plan", "model", "schema")
+KINDS = ("experiment", "experiment-plan", "model", "pool", "schema")
 
 
 def register(app: typer.Typer) -> None:
@@ -46,7 +46,7 @@ def entries(as_json: AsJson = False) -> None:
 
 
 def put(
-    kind: Annotated[str, typer.Argument(help="experiment, experiment-plan, model or schema.")],
+    kind: Annotated[str, typer.Argument(help="experiment, experiment-plan, model, pool or schema.")],
     name: Annotated[str, typer.Argument(help="The entry's name within its kind.")],
     body: Annotated[str, typer.Argument(help="JSON, or @FILE that holds it.")],
     as_json: AsJson = False,
@@ -56,6 +56,7 @@ def put(
     from analytics.definitions import PLAN_KIND, DefinitionError
     from models.routing import Experiment, ExperimentError, Router
     from producers.errors import BrokerUnavailableError
+    from schemas.placement import Place, PlacementError
 
     if kind not in KINDS:
         console.fail(f"KIND: expected {', '.join(KINDS)}, got {kind!r}")
@@ -78,14 +79,16 @@ def put(
                 console.fail(f"the experiment's own name is {planned.name!r}, not {name!r}")
         elif kind == "model":
             _check_live(text)
+        elif kind == "pool":
+            Place.from_json(text)
         topic.put(kind, name, text, author="penstock control")
-    except (ExperimentError, DefinitionError, BrokerUnavailableError) as error:
+    except (ExperimentError, DefinitionError, PlacementError, BrokerUnavailableError) as error:
         console.fail(str(error), code=1 if isinstance(error, BrokerUnavailableError) else 2)
     _done(kind, name, "written", as_json)
 
 
 def remove(
-    kind: Annotated[str, typer.Argument(help="experiment, experiment-plan or model.")],
+    kind: Annotated[str, typer.Argument(help="experiment, experiment-plan, model or pool.")],
     name: Annotated[str, typer.Argument(help="The entry's name within its kind.")],
     as_json: AsJson = False,
 ) -> None:

@@ -78,6 +78,7 @@ def monitor_config(settings: Settings) -> MonitorConfig:
     """The settings as a monitor takes them. Raises `BrokerUnavailableError` where a topic of its own is missing."""
     from confluent_kafka.admin import AdminClient
 
+    from penstock.pools import pool_topics
     from producers.kafka import partitions_of, topics_at
     from stream_workers.guardrails import Recovery
     from stream_workers.monitor import MonitorConfig
@@ -97,7 +98,8 @@ def monitor_config(settings: Settings) -> MonitorConfig:
         session_timeout=(kafka.session_timeout_ms or 10_000) / 1000,
     )
     span = Span(own.window_seconds * MICRO, own.pane_seconds * MICRO)
-    return MonitorConfig(faust, kafka.topics, span, Recovery(own.recovery_share, own.recovery_seconds))
+    bulk = frozenset(pool_topics(settings, pool).bulk for pool in settings.pools)
+    return MonitorConfig(faust, kafka.topics, span, Recovery(own.recovery_share, own.recovery_seconds), bulk)
 
 
 def limit_table(settings: Settings) -> LimitTable:

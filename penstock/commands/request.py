@@ -37,6 +37,7 @@ def request(
     as_json: Annotated[bool, typer.Option("--json", help="One JSON document on standard output.")] = False,
 ) -> None:
     """Ask a model and print its outputs, version, variant and latency."""
+    from penstock.pools import placement
     from producers.client import ScoringClient
     from producers.errors import InvalidArgumentError, ScoringError, UnknownModelError
 
@@ -46,7 +47,11 @@ def request(
         console.fail("give either features or --input, not both")
     settings = console.settings()
     client = ScoringClient(
-        client_config(settings), settings.codec(), settings.kafka.topics, connect_timeout=max(timeout, 1.0)
+        client_config(settings),
+        settings.codec(),
+        settings.kafka.topics,
+        connect_timeout=max(timeout, 1.0),
+        place=placement(settings).of,
     )
     try:
         client.open()

@@ -51,6 +51,7 @@ def score(
     """
     from models.errors import ArtifactError
     from penstock.model_store import open_store
+    from penstock.pools import placement
     from producers.bulk import score_file
     from producers.bulk_run import Job, Limits, Progress
     from producers.errors import BrokerUnavailableError, BulkError, BulkInputError
@@ -82,6 +83,7 @@ def score(
                 settings.kafka.topics,
                 limits=Limits(window=window, give_up=patience),
                 on_progress=show,
+                place=placement(settings).of,
             )
         except BulkInputError as error:
             console.fail(str(error))

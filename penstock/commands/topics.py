@@ -20,13 +20,13 @@ def topics(
     ] = -1,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON document on standard output.")] = False,
 ) -> None:
-    """Create the Kafka topics that are missing; those there are stay as they are."""
+    """Create the Kafka topics that are missing, those of the pools too; those there are stay as they are."""
+    from penstock.pools import pool_specs
     from producers.errors import BrokerUnavailableError
     from producers.publisher import create_topics
-    from schemas.topics import topic_specs
 
     settings = console.settings()
-    specs = topic_specs(settings.kafka.topics, settings.kafka.partitions)
+    specs = pool_specs(settings)
     try:
         created = create_topics(settings.kafka.client(), specs, replication=replication)
     except BrokerUnavailableError as error:

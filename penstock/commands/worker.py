@@ -35,6 +35,9 @@ def register(app: typer.Typer) -> None:
 
 def worker(
     name: Annotated[str | None, typer.Option(help="Name in logs, metrics and the log of predictions.")] = None,
+    pool: Annotated[
+        str, typer.Option(help="The pool of the settings whose models it takes; else the default one.")
+    ] = "",
     delivery: Annotated[str, typer.Option(help="exactly-once or at-least-once.")] = "exactly-once",
     port: Annotated[int | None, typer.Option(help="Port of /metrics, /healthz and /readyz; 0: any free one.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="One line of JSON at the start: who and where.")] = False,
@@ -43,7 +46,9 @@ def worker(
     from models.errors import ModelError
     from penstock.model_store import open_store
     from penstock.ops_access import ops_server
+    from penstock.pools import check_pool, pool_group
     from schemas.framing import RegistryUnavailableError
+    from schemas.placement import DEFAULT, PlacementError
     from stream_workers.control import ControlError
     from stream_workers.ops import Health, OpsServerError, WorkerMetrics, configure_logging, new_registry
     from stream_workers.pipeline import PipelineError
@@ -53,8 +58,9 @@ def worker(
     if delivery not in ("exactly-once", "at-least-once"):
         console.fail(f"--delivery: expected exactly-once or at-least-once, got {delivery!r}")
     try:
+        pool = check_pool(settings, pool)
         store = open_store(settings.models, must_exist=True)
-    except ModelError as error:
+    except (ModelError, PlacementError) as error:
         console.fail(str(error))
     own_name = name or settings.worker.name or f"{socket.gethostname()}-{os.getpid()}"
     configure_logging(settings.log.format == "json", settings.log.level, own_name)
@@ -66,12 +72,12 @@ def worker(
         with ops_server(settings, own_port, registry, health) as server:
             if as_json:
                 about = {"worker": own_name, "pid": os.getpid(), "url": server.url, "store": str(store.root)}
-                kafka = {"broker": settings.kafka.bootstrap_servers, "group": settings.worker.group}
-                console.print_json({**about, **kafka}, in_one_line=True)
+                kafka = {"broker": settings.kafka.bootstrap_servers, "group": pool_group(settings, pool)}
+                console.print_json({**about, "pool": pool or DEFAULT, **kafka}, in_one_line=True)
             if not _await_models(store, health, stop):
                 return
             metrics = WorkerMetrics(registry, own_name)
-            config = scoring_config(settings, own_name, delivery)
+            config = scoring_config(settings, own_name, delivery, pool)
             # The hot path makes many short-lived dicts and no cycles, and each full collection walks all the libraries.
             gc.freeze()
             gc.set_threshold(100_000, 20, 100)
@@ -120,20 +126,24 @@ def device_options(own: ModelSettings) -> DeviceOptions:
     )
 
 
-def scoring_config(settings: Settings, name: str, delivery: str = "exactly-once") -> ScoringConfig:
-    """The settings as a worker takes them."""
+def scoring_config(settings: Settings, name: str, delivery: str = "exactly-once", pool: str = "") -> ScoringConfig:
+    """The settings as a worker of a pool takes them; "" is the default pool."""
+    from penstock.pools import holding, placement, pool_group, pool_topics
     from stream_workers.scoring_config import ScoringConfig
 
-    own = settings.worker
+    own, of_pool = settings.worker, settings.pools.get(pool)
     return ScoringConfig(
         name=name,
         consumer=settings.kafka.consumer,
         producer=settings.kafka.producer,
-        topics=settings.kafka.topics,
-        group=own.group,
-        device=settings.models.device,
+        topics=pool_topics(settings, pool),
+        group=pool_group(settings, pool),
+        pool=pool,
+        placement=placement(settings),
+        holding=holding(settings, pool),
+        device=(of_pool and of_pool.device) or settings.models.device,
         device_options=device_options(settings.models),
-        threads=settings.models.threads,
+        threads=(of_pool and of_pool.threads) or settings.models.threads,
         delivery=delivery,
         max_rows=own.max_rows,
         max_wait=None if own.max_wait_ms is None else own.max_wait_ms / 1000,
