@@ -209,9 +209,15 @@ class BoundRunner:
         with self._all:
             for _ in range(self._count):
                 self._lane()
-            with self._gate.shared():
-                self._held.close()
             self._abandon.detach()
+            try:
+                with self._gate.shared():
+                    self._held.close()
+            except Exception as error:
+                if not isinstance(typed(error, self._device), DeviceLostError):
+                    raise
+                # Nothing can be given back to a device that is lost; with the process it is.
+                log.warning("%s is lost, its memory is not given back: %s", self._device, text(error))
             # Whoever still waits for a lane is told that there will be none.
             self._lanes.put(None)
             if self._thread is not None:

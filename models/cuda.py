@@ -39,9 +39,13 @@ def cuda_options(number: int, options: DeviceOptions, graphs: bool) -> dict[str,
     return told
 
 
-def tensorrt_options(number: int, options: DeviceOptions) -> dict[str, str]:
-    """What the TensorRT provider is told. Engines are built once for a GPU and kept in `engine_cache`."""
-    return {
+def tensorrt_options(number: int, options: DeviceOptions, signature: Signature) -> dict[str, str]:
+    """What the TensorRT provider is told. Engines are built once for a GPU and kept in `engine_cache`.
+
+    Where the sizes of all axes are known from buckets, one engine is built for them all; otherwise TensorRT builds anew
+    for each shape beyond those it has met.
+    """
+    told = {
         "device_id": str(number),
         "trt_fp16_enable": str(int(options.fp16)),
         "trt_engine_cache_enable": "1",
@@ -49,12 +53,34 @@ def tensorrt_options(number: int, options: DeviceOptions) -> dict[str, str]:
         "trt_timing_cache_enable": "1",
         "trt_timing_cache_path": options.engine_cache,
     }
+    return told | _profile(options.rows, signature)
 
 
-def providers(kind: str, number: int, options: DeviceOptions, graphs: bool = False) -> list[Any]:
+def _profile(rows: tuple[int, int] | None, signature: Signature) -> dict[str, str]:
+    sizes = {one.axis: (one.extents[0], one.extents[-1]) for one in signature.axes if one.extents}
+    ragged = {symbol for axes in signature.ragged.values() for _, symbol in axes}
+    if rows is None or signature.fixed_rows is not None or not ragged <= set(sizes):
+        return {}
+
+    def shapes(at: int) -> str:
+        return ",".join(
+            f"{one.name}:" + "x".join(str(sizes[axis][at] if isinstance(axis, str) else axis) for axis in shape)
+            for one in signature.inputs
+            for shape in [(rows[at], *one.shape[1:])]
+        )
+
+    # Kernels are chosen for the largest: that is what a backlog runs.
+    return {
+        "trt_profile_min_shapes": shapes(0),
+        "trt_profile_opt_shapes": shapes(1),
+        "trt_profile_max_shapes": shapes(1),
+    }
+
+
+def providers(kind: str, number: int, options: DeviceOptions, signature: Signature, graphs: bool = False) -> list[Any]:
     """ONNX Runtime's list, best first: nodes that the first does not have run on the next."""
     cuda = (CUDA, cuda_options(number, options, graphs))
-    return [cuda, CPU] if kind == "cuda" else [(TENSORRT, tensorrt_options(number, options)), cuda, CPU]
+    return [cuda, CPU] if kind == "cuda" else [(TENSORRT, tensorrt_options(number, options, signature)), cuda, CPU]
 
 
 def open_on_gpu(
@@ -136,7 +162,7 @@ def _open(
             session = library.InferenceSession(
                 str(path),
                 session_options(threads, signature),
-                providers=providers(kind, number, options, graphs),
+                providers=providers(kind, number, options, signature, graphs),
                 enable_fallback=0,
             )
         except Exception as error:

@@ -12,7 +12,8 @@ class DeviceOptions:
 
     `memory_limit`: bytes that one model's arena may hold (weights and activations; libraries take more beside it),
     None: no limit. `graphs`: capture a CUDA graph for each size of batch a model is warmed up on. `runs`: batches under
-    way at once, each with staging buffers of its own. `fp16` and `engine_cache` (a folder) are TensorRT's.
+    way at once, each with staging buffers of its own. `fp16` and `engine_cache` (a folder) are TensorRT's, and so are
+    `rows`, the fewest and the most of a batch, for which one engine is then built; None: as batches come.
     """
 
     memory_limit: int | None = None
@@ -20,6 +21,7 @@ class DeviceOptions:
     runs: int = 2
     fp16: bool = False
     engine_cache: str = ".penstock/tensorrt"
+    rows: tuple[int, int] | None = None
 
     def __post_init__(self) -> None:
         if self.runs < 1:

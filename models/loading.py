@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from itertools import product
 from typing import Final
 
@@ -66,6 +67,9 @@ class LoadedModel:
     ) -> LoadedModel:
         """Verify, open, compare, warm up, in this order; what is returned may serve. Raises `ModelError`."""
         manifest = store.manifest(name, version)
+        buckets = manifest.batching.buckets
+        if buckets:
+            options = replace(options, rows=(buckets[0], buckets[-1]))
         session = Session.open(store.artifact(name, version), manifest.signature, device, threads, options)
         try:
             return cls(manifest, session, clock)

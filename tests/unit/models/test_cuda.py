@@ -11,16 +11,21 @@ import numpy as np
 import pytest
 from bound import Cudart, ones
 from small_onnx import attention, linear
+from test_execution import sequences
 
 import models.cuda
+from models.batching import BatchLimits
 from models.bound_runner import BoundRunner
-from models.cuda import open_on_gpu, providers
+from models.cuda import open_on_gpu, providers, tensorrt_options
 from models.cuda_memory import CudaCallError, CudaMemory, cudart
 from models.device_options import DeviceOptions
 from models.errors import ArtifactError, DeviceError
 from models.execution import PlainRunner
+from models.loading import LoadedModel
+from models.registry import ModelStore
 from models.runtime import runtime
 from models.session import Session, signature_of
+from models.signature import AxisBuckets, Signature
 from models.staging import HostMemory
 
 
@@ -94,7 +99,8 @@ def test_the_cuda_provider_is_told_what_the_settings_say(library: Library, tmp_p
 
 def test_tensorrt_gets_its_engine_cache_and_fp16_and_falls_back_on_cuda_node_by_node(tmp_path: Path) -> None:
     options = DeviceOptions(fp16=True, engine_cache="/somewhere", memory_limit=5)
-    (name, told), cuda, cpu = providers("tensorrt", 2, options)
+    signature = signature_of(linear(tmp_path / "m.onnx"))
+    (name, told), cuda, cpu = providers("tensorrt", 2, options, signature)
     assert name == "TensorrtExecutionProvider"
     assert told == {
         "device_id": "2",
@@ -106,6 +112,38 @@ def test_tensorrt_gets_its_engine_cache_and_fp16_and_falls_back_on_cuda_node_by_
     }
     assert cuda[1]["gpu_mem_limit"] == "5"
     assert cpu == "CPUExecutionProvider"
+
+
+def test_tensorrt_builds_one_engine_for_all_buckets_where_they_say_every_axis(tmp_path: Path) -> None:
+    found = signature_of(sequences(tmp_path / "m.onnx"))
+    known = Signature(found.inputs, found.outputs, axes=(AxisBuckets("seq", (4, 16, 64)),))
+    options = DeviceOptions(rows=(2, 32))
+    told = tensorrt_options(0, options, known)
+    assert {key: told[key] for key in told if "profile" in key} == {
+        "trt_profile_min_shapes": "values:2x4,mask:2x4",
+        "trt_profile_opt_shapes": "values:32x64,mask:32x64",
+        "trt_profile_max_shapes": "values:32x64,mask:32x64",
+    }
+    for one, signature in ((options, found), (DeviceOptions(), known)):
+        assert not any("profile" in key for key in tensorrt_options(0, one, signature))
+
+
+def test_a_manifests_buckets_reach_the_device(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[DeviceOptions] = []
+
+    def opened(_path: Path, _signature: Signature, _device: str, _threads: int, options: DeviceOptions) -> Session:
+        seen.append(options)
+        raise DeviceError("there is none")
+
+    monkeypatch.setattr(Session, "open", opened)
+    store = ModelStore(tmp_path / "store")
+    path = linear(tmp_path / "m.onnx")
+    store.add_onnx("m", "1", path, signature_of(path), BatchLimits(buckets=(1, 8)))
+    store.add_onnx("m", "2", path, signature_of(path))
+    for version in ("1", "2"):
+        with pytest.raises(DeviceError):
+            LoadedModel.load(store, "m", version, "tensorrt", options=DeviceOptions(fp16=True))
+    assert seen == [DeviceOptions(fp16=True, rows=(1, 8)), DeviceOptions(fp16=True)]
 
 
 def test_tensorrt_makes_the_folder_of_its_engines(library: Library, tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import logging
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -224,6 +225,16 @@ def test_a_device_that_fails_in_a_run_is_lost(tmp_path: Path) -> None:
     session = bound(path, Watched(raw(path), fail), device="cuda:0")
     with pytest.raises(DeviceLostError, match="unspecified launch failure"):
         session.run(ones(2))
+
+
+def test_closing_on_a_device_that_is_lost_says_so_and_ends(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    library = Cudart()
+    session = bound(linear(tmp_path / "m.onnx"), memory=OnHost(0, library), device="cuda:0")
+    session.run(ones(2))
+    library.fail["cudaFree"] = 700
+    with caplog.at_level(logging.WARNING):
+        session.close()
+    assert "cuda:0 is lost, its memory is not given back: CUDA failure 700" in caplog.text
 
 
 def test_a_model_that_raises_leaves_its_lane_fit_for_the_next_batch(tmp_path: Path) -> None:
