@@ -51,7 +51,7 @@ USES: Final[Mapping[str, _Use]] = {
         "`penstock control`, `penstock models`, `penstock experiments`, monitor",
         "scoring workers, ingest, monitor",
     ),
-    "alerts": _Use("Alert", "alert_id", "monitor", "ingest, monitor"),
+    "alerts": _Use("Alert", "alert_id", "monitor, scoring workers", "ingest, monitor, scoring workers"),
 }
 
 

@@ -79,14 +79,15 @@ class Refusals:
         self._pool.submit(self._resolve, model, version, raised)
 
     def close(self) -> None:
-        """Say what is to be said, as far as Kafka takes it."""
+        """Say no more; a worker that ends does not wait for an alert."""
         self._pool.shutdown(cancel_futures=True)
 
     def _resolve(self, model: str, version: str, raised: Alert | None) -> None:
         prefix = _prefix(model, version)
         earlier = self._earlier()
         ids = {one for one in earlier if one.startswith(prefix)} | ({raised.alert_id} if raised else set())
-        self._older = [one for one in earlier if one not in ids]
+        if self._older is not None:
+            self._older = [one for one in earlier if one not in ids]
         for alert_id in sorted(ids):
             self._put(
                 Alert(

@@ -61,6 +61,7 @@ def test_a_request_prints_outputs_version_and_latency(scorer: Scorer) -> None:
     found = json.loads(result.stdout)
     assert found["outputs"] == {"score": [3.5], "pair": [[3.5, -3.5]]}
     assert (found["model"], found["version"], found["variant"]) == ("m", "1", "")
+    assert found["degraded"] == ""
     assert found["latency_ms"] > 0
     assert [(one.user_id, one.experiment) for one in scorer.seen] == [("ann", "exp")]
     for_people = penstock("request", "m", "--input", "x=[[1,2],[3,4]]")

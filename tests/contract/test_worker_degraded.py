@@ -149,8 +149,9 @@ def test_every_level_down_to_unavailable_and_back(empty_scene: Scene, faults: Fa
 
 def test_a_worker_whose_device_died_leaves_and_the_other_takes_over(empty_scene: Scene, faults: FaultFile) -> None:
     scene = empty_scene
-    sick = scene.start_worker("sick", FAULTY, MODELS__DEVICE="cuda", WORKER__CPU_ON_FAILURE="false").await_ready()
+    sick = scene.start_worker("sick", FAULTY, MODELS__DEVICE="cuda", WORKER__CPU_ON_FAILURE="false")
     well = scene.start_worker("well").await_ready()
+    sick.await_ready()
     # Begun beside a spoilt version it serves the last good one.
     assert well.metric("penstock_version_refused", model="mended", version="2") == 1
     scene.wait(
