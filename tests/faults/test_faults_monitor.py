@@ -9,7 +9,8 @@ from random import Random
 
 import pytest
 from fault_run import Report
-from monitor_process import Log, MonitorProcess, batch, until
+from monitor_process import Log, MonitorProcess, batch
+from waiting import until
 
 from penstock.brokers import ApacheKafka
 from producers.publisher import create_topics
