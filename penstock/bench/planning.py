@@ -16,8 +16,9 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import cycle
 from statistics import fmean, median
 from typing import Any, Final
 
@@ -157,15 +158,24 @@ def as_read(rounds: Sequence[Sequence[Batch]]) -> list[Paired]:
     ]
 
 
+@dataclass(frozen=True, slots=True)
+class _Late(ServiceCurve):
+    """A curve to which each batch in its turn adds what it took too long: a sleep ends when the machine has time."""
+
+    late: Iterator[float]
+
+    def seconds(self, rows: int) -> float:
+        """See `ServiceCurve.seconds`; the next batch's."""
+        return ServiceCurve.seconds(self, rows) + next(self.late)
+
+
 def _again(batches: Sequence[Batch]) -> tuple[float, float]:
     """Seconds a request takes in the mean, and rows a batch, of a simulation that is given what these workers were."""
     waits: list[float] = []
     rows: list[int] = []
     for worker in {one.worker for one in batches}:
         own = [one for one in batches if one.worker == worker]
-        # A sleep ends when the machine has time for it.
-        late = fmean(one.seconds - CURVE.seconds(len(one.read)) for one in own)
-        curve = ServiceCurve(tuple((size, seconds + late) for size, seconds in CURVE.points))
+        curve = _Late(CURVE.points, cycle([one.seconds - CURVE.seconds(len(one.read)) for one in own]))
         came = np.sort(np.concatenate([one.read for one in own]))
         run = run_device(came - came[0], curve, worker_policy(DEFAULT_LIMITS, CURVE))
         waits.extend((run.done - (came - came[0])).tolist())

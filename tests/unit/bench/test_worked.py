@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-import numpy as np
 import pytest
 from prediction_batches import NOON, batch
 
 from models.batching import DEFAULT_LIMITS
-from models.simulation import ServiceCurve, run_device, worker_policy
+from models.simulation import worker_policy
 from penstock.bench.planning import CURVE, as_read
 from penstock.bench.worked import Batch, batches_of, within
 from schemas.records import BatchSummary
@@ -40,15 +39,19 @@ def test_batches_are_cut_into_rounds_by_their_ends() -> None:
     assert within(batches, 1.5, 2.5) == batches[1:2]
 
 
-def lived(read: list[float], late: float, pause: float = 0.0) -> list[Batch]:
-    """Batches of a device that is as it is simulated, but `late` with each answer, and pauses after it."""
-    curve = ServiceCurve(tuple((rows, seconds + late + pause) for rows, seconds in CURVE.points))
-    run = run_device(read, curve, worker_policy(DEFAULT_LIMITS, CURVE))
-    ends, firsts = run.ends.tolist(), np.cumsum([0, *run.rows.tolist()])
-    return [
-        Batch("w", end - pause, CURVE.seconds(after - first) + late, tuple(read[first:after]))
-        for end, first, after in zip(ends, firsts[:-1].tolist(), firsts[1:].tolist(), strict=True)
-    ]
+def lived(read: list[float], late: list[float], pause: float = 0.0) -> list[Batch]:
+    """A device that is as it is simulated, but by turns so late with its answers, and pauses after each."""
+    policy = worker_policy(DEFAULT_LIMITS, CURVE)
+    batches: list[Batch] = []
+    at, free = 0, 0.0
+    while at < len(read):
+        began = max(free, read[at])
+        after = at + min(sum(one <= began for one in read[at:]), policy.max_rows())
+        seconds = CURVE.seconds(after - at) + late[len(batches) % len(late)]
+        policy.observe_batch(after - at, seconds)
+        batches.append(Batch("w", began + seconds, seconds, tuple(read[at:after])))
+        at, free = after, began + seconds + pause
+    return batches
 
 
 # Even, in lumps as far apart as batches are long, and with a standstill in the midst of them.
@@ -58,9 +61,9 @@ STALLED = [at if at < 1 else max(at, 2.0) for at in EVEN]
 
 
 @pytest.mark.parametrize("read", [EVEN, LUMPS, STALLED])
-@pytest.mark.parametrize("late", [0.0, 0.02])
+@pytest.mark.parametrize("late", [[0.0], [0.02], [0.001, 0.3, *[0.002] * 15]])
 def test_however_requests_come_and_however_late_a_sleep_ends_the_error_is_the_simulations_own(
-    read: list[float], late: float
+    read: list[float], late: list[float]
 ) -> None:
     mean, rows = as_read([lived(read, late)] * 3)
     assert mean.off == pytest.approx(0, abs=1e-6)
@@ -68,14 +71,14 @@ def test_however_requests_come_and_however_late_a_sleep_ends_the_error_is_the_si
 
 
 def test_a_worker_that_lets_work_wait_is_not_as_it_was_simulated() -> None:
-    mean, rows = as_read([lived(EVEN, 0.0, pause=0.03)] * 3)
+    mean, rows = as_read([lived(EVEN, [0.0], pause=0.03)] * 3)
     assert mean.off < -0.15
     assert rows.off < -0.15
     assert not mean.to_json()["within"]
 
 
 def test_the_median_of_the_rounds_errors_is_told_not_the_error_of_the_medians() -> None:
-    slow = lived(EVEN, 0.0, pause=0.2)
-    mean, _ = as_read([lived(EVEN, 0.0), slow, lived(LUMPS, 0.02)])
+    slow = lived(EVEN, [0.0], pause=0.2)
+    mean, _ = as_read([lived(EVEN, [0.0]), slow, lived(LUMPS, [0.02])])
     assert mean.off == pytest.approx(0, abs=1e-6)
     assert max(mean.measured.values) > 1.5 * min(mean.measured.values)
