@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -101,7 +102,10 @@ def test_a_killed_broker_comes_back_with_its_topics_at_the_same_address(bare_sta
     assert {one.name for one in topic_specs(Topics())} <= topics_at(address)
 
 
-def test_a_stack_on_a_broker_that_does_not_answer_says_so_and_leaves_nothing(tmp_path: Path) -> None:
+def test_a_stack_on_a_broker_that_does_not_answer_says_so_and_leaves_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("penstock.stack.create_topics", partial(create_topics, timeout=1.0))
     with pytest.raises(StackError, match=r"127\.0\.0\.1:1"):
         LocalStack(settings_in(tmp_path), broker="127.0.0.1:1", workers=0, ingest=False).start()
     LocalStack(settings_in(tmp_path), workers=0, ingest=False).start().stop()
