@@ -91,8 +91,13 @@ def chromium() -> str:
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    """Say in a line what did not run for want of Apache Kafka, of Prometheus, or of a browser."""
-    reports = terminalreporter.stats.get("skipped", [])
+    """What fault tests saw, and in a line each what did not run for want of Apache Kafka, Prometheus or a browser."""
+    stats = terminalreporter.stats
+    for one in sorted([*stats.get("passed", []), *stats.get("failed", [])], key=lambda one: str(one.nodeid)):
+        for name, value in one.user_properties if one.when == "call" else ():
+            if name == "saw":
+                terminalreporter.write_line(f"{one.nodeid.rpartition('::')[2]}: {value}")
+    reports = stats.get("skipped", [])
     for what, problem in (
         ("against Apache Kafka", missing_for_kafka()),
         ("against Prometheus and Alertmanager", missing_for_prometheus()),

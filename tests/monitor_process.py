@@ -4,20 +4,15 @@ from __future__ import annotations
 
 import json
 import os
-import re
-import signal
-import subprocess
 import sys
-import threading
 import time
-import urllib.error
-import urllib.request
 import uuid
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 from confluent_kafka import OFFSET_BEGINNING, Consumer, Producer, TopicPartition
+from service_process import ServiceProcess
 
 from penstock.brokers import LocalBroker, free_port
 from penstock.child import spawn
@@ -29,21 +24,12 @@ from schemas.topics import Topics
 ROOT = Path(__file__).parent.parent
 
 
-def until(condition: Callable[[], bool], seconds: float, complaint: Callable[[], str]) -> float:
-    """Wait for a condition that has no event to wait on; the seconds it took. Fails with `complaint` at the end."""
-    began, pause = time.monotonic(), threading.Event()
-    while not condition():
-        assert time.monotonic() - began < seconds, f"after {seconds:.0f} s: {complaint()}"
-        pause.wait(0.05)
-    return time.monotonic() - began
-
-
-class MonitorProcess:
+class MonitorProcess(ServiceProcess):
     """`penstock monitor` until `stop`, or until it is killed; its log is a file."""
 
     def __init__(self, broker: LocalBroker, topics: Topics, store: Path, folder: Path, **more: str) -> None:
-        self.port = free_port()
-        self.log = folder / f"monitor-{uuid.uuid4().hex[:6]}.log"
+        port = free_port()
+        log = folder / f"monitor-{uuid.uuid4().hex[:6]}.log"
         own = {
             "KAFKA__BOOTSTRAP_SERVERS": broker.address,
             "KAFKA__TOPIC_PREFIX": topics.prefix,
@@ -54,57 +40,8 @@ class MonitorProcess:
         }
         kept = {name: value for name, value in os.environ.items() if not name.startswith("PENSTOCK_")}
         env = {**kept, "PYTHONPATH": str(ROOT), **{f"PENSTOCK_{name}": value for name, value in own.items()}}
-        arguments = [sys.executable, "-m", "penstock", "monitor", "--port", str(self.port)]
-        self.process = spawn(arguments, self.log, env=env)
-
-    def get(self, path: str) -> tuple[int, str]:
-        """Status and text of a GET; status 0 where nobody answers."""
-        try:
-            with urllib.request.urlopen(f"http://127.0.0.1:{self.port}{path}", timeout=5) as answer:
-                return answer.status, answer.read().decode()
-        except urllib.error.HTTPError as error:
-            with error:
-                return error.code, error.read().decode()
-        except OSError:
-            return 0, ""
-
-    def await_ready(self, seconds: float = 60.0) -> Self:
-        """Return once /readyz says 200."""
-
-        def ready() -> bool:
-            assert self.process.poll() is None, self.log.read_text()
-            return self.get("/readyz")[0] == 200
-
-        until(ready, seconds, lambda: f"not ready: {self.get('/readyz')} {self.log.read_text()}")
-        return self
-
-    def metric(self, name: str, **labels: str) -> float:
-        """The sum of a metric's samples that have these labels."""
-        total = 0.0
-        for line in self.get("/metrics")[1].splitlines():
-            match = re.fullmatch(r"(\w+)(?:\{(.*)\})? (\S+)", line)
-            if (
-                match
-                and match[1] == name
-                and labels.items() <= dict(re.findall(r'(\w+)="([^"]*)"', match[2] or "")).items()
-            ):
-                total += float(match[3])
-        return total
-
-    def kill(self) -> None:
-        """kill -9."""
-        self.process.kill()
-        self.process.wait()
-
-    def stop(self, seconds: float = 30.0) -> int:
-        """SIGTERM, and the exit status."""
-        if self.process.poll() is None:
-            self.process.send_signal(signal.SIGTERM)
-        try:
-            return self.process.wait(seconds)
-        except subprocess.TimeoutExpired:
-            self.kill()
-            raise
+        arguments = [sys.executable, "-m", "penstock", "monitor", "--port", str(port)]
+        super().__init__(spawn(arguments, log, env=env), port, log)
 
 
 class Log:

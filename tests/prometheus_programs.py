@@ -8,13 +8,14 @@ import signal
 import socket
 import subprocess
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Final, Self
 
 import httpx
+from waiting import until
 
 PROMTOOL: Final = "promtool"
 AMTOOL: Final = "amtool"
@@ -42,16 +43,6 @@ def free_port() -> int:
     with socket.socket() as one:
         one.bind(("127.0.0.1", 0))
         return int(one.getsockname()[1])
-
-
-def until(condition: Callable[[], Any], what: str, seconds: float = 30) -> Any:
-    """The first true answer; fails with `what` when there is none in time."""
-    pause = threading.Event()
-    for _ in range(int(seconds / 0.05)):
-        if found := condition():
-            return found
-        pause.wait(0.05)
-    raise AssertionError(what)
 
 
 class Hook:
@@ -114,7 +105,7 @@ class Alertmanager:
         ]
         with (self._folder / "log").open("ab") as log:
             self._process = subprocess.Popen(command, stdout=log, stderr=log)
-        until(self._ready, "alertmanager did not become ready")
+        until(self._ready, 30, "alertmanager did not become ready")
         return self
 
     def stop(self) -> None:

@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 from chdb_home import fresh_warehouse
 from prometheus_client import CollectorRegistry
-from prometheus_programs import Alertmanager, Hook, until
+from prometheus_programs import Alertmanager, Hook
+from waiting import until
 
 from analytics.alert_history import AlertHistory
 from analytics.alert_outbox import Message, Policy
@@ -114,7 +115,7 @@ def test_alertmanager_away_for_a_minute_is_told_when_it_is_back_and_tells_people
     assert alert["generatorURL"] == "http://page"
     started = world.warehouse.query("SELECT fired_at FROM alert_events FINAL").scalar()
     assert abs(datetime.fromisoformat(alert["startsAt"]) - started) < timedelta(milliseconds=1)
-    until(lambda: hook.states() == [("behind", "firing")], f"people were told {hook.states()}")
+    until(lambda: hook.states() == [("behind", "firing")], 30, lambda: f"people were told {hook.states()}")
     assert world.step(engine, 0.5) == 0
 
     # Restarted, it has forgotten the alert but not whom it told: the refresh brings one back without telling anew.
@@ -128,7 +129,7 @@ def test_alertmanager_away_for_a_minute_is_told_when_it_is_back_and_tells_people
     world.now = datetime.now(UTC)
     engine.round(0, True)
     assert engine.tell("alertmanager") == 1
-    until(lambda: len(hook.states()) > 1, "nobody was told that it is over")
+    until(lambda: len(hook.states()) > 1, 30, "nobody was told that it is over")
     assert hook.states() == [("behind", "firing"), ("behind", "resolved")]
     assert manager.alerts() == []
     assert world.delivered() == [("firing", True), ("resolved", True)]

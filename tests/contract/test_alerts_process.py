@@ -14,7 +14,8 @@ from pathlib import Path
 import httpx
 import pytest
 from ingest_kafka import committed, send
-from prometheus_programs import Hook, free_port, until
+from prometheus_programs import Hook, free_port
+from waiting import until
 
 from penstock.brokers import LocalBroker
 from schemas.records import Alert
@@ -60,7 +61,7 @@ class Process:
     def start(self) -> None:
         with (self.folder / "log").open("ab") as log:
             self._process = subprocess.Popen([*PENSTOCK, "ingest"], env=self.environment, stderr=log, cwd=self.folder)
-        until(self._answers, "ingest does not answer", 40)
+        until(self._answers, 40, "ingest does not answer")
 
     def kill(self) -> None:
         assert self._process is not None
@@ -128,9 +129,9 @@ def test_a_report_is_told_once_though_the_process_is_killed_and_the_report_comes
     send(broker.address, topics.alerts, [report("firing", raised), b"no Avro"], partitions=1)
     process.start()
     both = {("guardrail", "firing"): 1, ("monitor-is-alarmed", "firing"): 1}
-    until(lambda: told() == both, "not both were told", 60)
+    until(lambda: told() == both, 60, "not both were told")
     group = process.environment["PENSTOCK_ALERTS__GROUP"]
-    until(lambda: committed(broker.address, group, topics.alerts, [0]) == {0: 2}, "offsets were not committed")
+    until(lambda: committed(broker.address, group, topics.alerts, [0]) == {0: 2}, 30, "offsets were not committed")
     listed = process.penstock("alerts", "list", "--json")
     assert listed.returncode == 0, listed.stderr
     assert {one["rule"]: sorted(one["delivered"]) for one in json.loads(listed.stdout)["alerts"]} == {
@@ -139,12 +140,12 @@ def test_a_report_is_told_once_though_the_process_is_killed_and_the_report_comes
     }
 
     # Killed before it has noted whom it told it would tell them again, as the page says.
-    until(lambda: process.ask(NOTED) == [[2]], "it was not noted who was told")
+    until(lambda: process.ask(NOTED) == [[2]], 30, "it was not noted who was told")
     process.kill()
     again = [report("firing", raised), report("resolved", raised + 9_000_000)]
     send(broker.address, topics.alerts, again, partitions=1)
     process.start()
-    until(lambda: len(told()) == 4, "nobody was told of the end", 60)
+    until(lambda: len(told()) == 4, 60, "nobody was told of the end")
     assert told() == {**both, ("guardrail", "resolved"): 1, ("monitor-is-alarmed", "resolved"): 1}
     history = process.penstock("alerts", "history", "--json")
     assert history.returncode == 0, history.stderr

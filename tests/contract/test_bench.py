@@ -6,13 +6,17 @@ import json
 import os
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 from confluent_kafka.admin import AdminClient
+from typer.testing import CliRunner
 
 from penstock.brokers import EmbeddedBroker, LocalBroker
+from penstock.cli import build
+from producers.publisher import create_topics
 
 pytestmark = pytest.mark.kafka
 ABOUT = {"benchmark", "broker", "model", "partitions", "machine", "delivery", "workers", "features", "doubts", "rounds"}
@@ -112,5 +116,9 @@ def test_what_cannot_be_measured_is_one_line(arguments: tuple[str, ...], names: 
     assert names in line
 
 
-def test_a_broker_that_does_not_answer_is_one_line(tmp_path: Path) -> None:
-    assert "127.0.0.1:1" in bench("stream", "--broker", "127.0.0.1:1", folder=tmp_path, status=1)
+def test_a_broker_that_does_not_answer_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("penstock.stack.create_topics", partial(create_topics, timeout=1.0))
+    result = CliRunner().invoke(build(), ["bench", "stream", "--broker", "127.0.0.1:1"])
+    assert (result.exit_code, result.stdout) == (1, "")
+    assert "127.0.0.1:1" in result.stderr.splitlines()[-1]

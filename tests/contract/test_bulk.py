@@ -9,7 +9,6 @@ import signal
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from random import Random
@@ -20,6 +19,7 @@ import pyarrow.csv as pa_csv
 import pyarrow.parquet as pq
 import pytest
 from scorer import Behaviour, Scorer
+from waiting import until
 
 from penstock.brokers import ApacheKafka, LocalBroker, free_port
 from producers import bulk_run, jsonlines
@@ -374,7 +374,7 @@ def test_killed_again_and_again_the_file_is_the_same(tmp_path: Path, scorer: Sco
         with subprocess.Popen(command, cwd=root, env=environment, stderr=subprocess.PIPE, text=True) as child:
             # Let it get a little further than the run before, then kill it at any point of its work.
             progress = parts + rng.randrange(1, 4)
-            wait_until(lambda: count_parts(output) >= progress or child.poll() is not None, 60)  # noqa: B023
+            until(lambda: count_parts(output) >= progress or child.poll() is not None, 60, "no part", every=0.01)  # noqa: B023
             threading.Event().wait(rng.random() * 0.05)
             if child.poll() is None and kills < 6:
                 child.send_signal(signal.SIGKILL)
@@ -399,7 +399,7 @@ def test_a_job_outlives_a_restart_of_the_broker(tmp_path: Path, own_kafka: Apach
         restarted = threading.Event()
 
         def restart() -> None:
-            wait_until(lambda: len(scorer.batches) > 10, 60)
+            until(lambda: len(scorer.batches) > 10, 60, "too few batches", every=0.01)
             own_kafka.kill()
             own_kafka.restart()
             restarted.set()
@@ -431,12 +431,3 @@ def count_parts(output: Path) -> int:
 
 def digest(path: Path) -> str:
     return hashlib.sha256(path.read_bytes()).hexdigest()
-
-
-def wait_until(condition: object, seconds: float = 10.0) -> None:
-    assert callable(condition)
-    pause = threading.Event()
-    end = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < end, "it did not come to pass in time"
-        pause.wait(0.01)

@@ -9,6 +9,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from one_broker import on_one_broker
 from scorer import Scorer
 from typer.testing import CliRunner, Result
 
@@ -30,6 +31,7 @@ SIGNATURE = Signature(
 
 @pytest.fixture
 def scorer(broker: LocalBroker, topics: Topics, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Scorer]:
+    """A store with the model `m`, and somebody who answers for it."""
     monkeypatch.setenv("PENSTOCK_KAFKA__BOOTSTRAP_SERVERS", broker.address)
     monkeypatch.setenv("PENSTOCK_KAFKA__TOPIC_PREFIX", topics.prefix)
     monkeypatch.setenv("PENSTOCK_MODELS__STORE", str(tmp_path / "store"))
@@ -94,6 +96,7 @@ def test_a_refused_request_is_one_line(scorer: Scorer, code: Code, status: int) 
     ],
 )
 @pytest.mark.kafka
+@on_one_broker
 def test_bad_arguments_of_a_request_are_one_line(scorer: Scorer, arguments: tuple[str, ...], message: str) -> None:
     result = penstock("request", "m", *arguments)
     assert result.exit_code == 2
@@ -136,6 +139,7 @@ def test_a_file_without_rows_is_scored_by_the_version_that_would_have(scorer: Sc
 
 
 @pytest.mark.kafka
+@on_one_broker
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 import psutil
 import pytest
-from monitor_process import until
+from waiting import until
 
 from models.profile_bins import SAMPLED
 from models.registry import ModelStore

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -13,6 +12,7 @@ from typing import Any
 
 import pytest
 from typer.testing import CliRunner, Result
+from waiting import until
 
 from analytics.definition_reader import read as read_definition
 from analytics.definitions import PLAN_KIND, Plan
@@ -35,14 +35,6 @@ pytestmark = [pytest.mark.kafka, pytest.mark.timeout(240)]
 
 NAME = "exp"
 USERS = 300
-
-
-def until(condition: Callable[[], bool], what: str, seconds: float = 60) -> None:
-    pause = threading.Event()
-    end = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < end, what
-        pause.wait(0.1)
 
 
 def experiment() -> Experiment:
@@ -145,7 +137,7 @@ def please(running: Running) -> None:
         )
         return (int(row["seen"]), int(row["told"])) == (USERS, wanted)
 
-    until(there, "predictions and outcomes did not arrive in ClickHouse")
+    until(there, 60, "predictions and outcomes did not arrive in ClickHouse")
 
 
 def _arm(router: Router) -> Callable[[str], str]:
@@ -167,7 +159,7 @@ def test_from_the_first_request_to_a_worker_that_serves_the_winner(running: Runn
         looked.extend(running.outcomes("--once", "--now"))
         return looked[-1]["decision"] == "ship"
 
-    until(decided, "the winner was not found")
+    until(decided, 60, "the winner was not found")
     last = looked[-1]
     assert last["reason"].startswith("mlp is better than logistic on pleased: +")
     assert [one["look"] for one in looked] == list(range(1, len(looked) + 1))
@@ -185,7 +177,7 @@ def test_from_the_first_request_to_a_worker_that_serves_the_winner(running: Runn
     done = running.run("decide", NAME, "--apply", "--json")
     assert done.exit_code == 0, done.output
     assert len(json.loads(done.stdout)["applied"]) == 3
-    until(lambda: running.ask("u0") == ("2", ""), "the worker goes on assigning")
+    until(lambda: running.ask("u0") == ("2", ""), 60, "the worker goes on assigning")
     assert {running.ask(f"u{number}") for number in range(20)} == {("2", "")}
     assert running.ask("a stranger", "") == ("2", "")
     before = control_topic(running.settings).entries()
@@ -211,7 +203,7 @@ def test_what_is_not_decided_is_not_applied_unless_somebody_says_why(running: Ru
     assert unknown.stderr == "penstock: there is no experiment 'other' that has been started\n"
     forced = running.run("decide", NAME, "--apply", "--force", "the vendor withdrew the network")
     assert forced.exit_code == 0, forced.output
-    until(lambda: running.ask("u0") == ("1", ""), "the worker did not roll back")
+    until(lambda: running.ask("u0") == ("1", ""), 60, "the worker did not roll back")
     entry = control_topic(running.settings).entries()["model", MODEL]
     assert entry.author == "penstock experiments decide, forced: the vendor withdrew the network"
 

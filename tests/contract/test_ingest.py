@@ -12,8 +12,9 @@ from chdb_home import fresh_warehouse
 from confluent_kafka import Producer
 from confluent_kafka.admin import AdminClient
 from ingest_kafka import CODEC, client, committed, create_topics, send
-from ingest_threads import ingesting, until
+from ingest_threads import ingesting
 from prediction_batches import NOON, batch
+from waiting import until
 
 from analytics.migrate import migrate
 from analytics.warehouse import Warehouse

@@ -12,8 +12,8 @@ from pathlib import Path
 import httpx
 import pytest
 from ingest_kafka import committed, send
-from ingest_threads import until
 from prediction_batches import batch
+from waiting import until
 
 from penstock.brokers import LocalBroker
 from schemas.topics import Topics

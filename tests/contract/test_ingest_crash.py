@@ -11,8 +11,8 @@ from typing import Any
 
 import pytest
 from ingest_kafka import client, committed, consumer, send
-from ingest_threads import until
 from prediction_batches import DAY, NOON, batch
+from waiting import until
 
 from penstock.brokers import LocalBroker
 from schemas.topics import Topics

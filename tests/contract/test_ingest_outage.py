@@ -11,8 +11,9 @@ from pathlib import Path
 import httpx
 import pytest
 from ingest_kafka import committed, send
-from ingest_threads import ingesting, until
+from ingest_threads import ingesting
 from prediction_batches import batch
+from waiting import until
 
 from analytics.migrate import migrate
 from analytics.warehouse import Warehouse, WarehouseConfig, WarehouseError

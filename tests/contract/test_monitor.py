@@ -10,8 +10,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from monitor_process import Log, MonitorProcess, evidence, until
+from monitor_process import Log, MonitorProcess, evidence
 from onnx_models import node, write
+from waiting import until
 from worker_process import Scene
 
 from analytics.definition_reader import from_toml

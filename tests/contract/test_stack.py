@@ -7,12 +7,13 @@ import os
 import signal
 import subprocess
 import sys
-import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import pytest
 from confluent_kafka.admin import AdminClient
+from waiting import until
 
 from penstock.brokers import free_port
 from penstock.running import read_stack, started_at
@@ -25,15 +26,6 @@ pytestmark = pytest.mark.kafka
 UP = [sys.executable, "-m", "penstock", "up", "--workers", "0", "--no-ingest", "--json"]
 # Other tests, and other people on this machine, have brokers as well.
 ANY_PORT = {**os.environ, "PENSTOCK_STACK__BROKER_PORT": "0"}
-
-
-def until(condition: Callable[[], bool], seconds: float = 60) -> bool:
-    pause = threading.Event()
-    for _ in range(int(seconds / 0.05)):
-        if condition():
-            return True
-        pause.wait(0.05)
-    return False
 
 
 def settings_in(state: Path) -> Settings:
@@ -106,11 +98,14 @@ def test_a_killed_broker_comes_back_with_its_topics_at_the_same_address(bare_sta
         running = read_stack(bare_stack.state)
         return running is not None and running.processes.get("broker", before) != before
 
-    assert until(told)
+    until(told, 60, "no other broker is told of")
     assert {one.name for one in topic_specs(Topics())} <= topics_at(address)
 
 
-def test_a_stack_on_a_broker_that_does_not_answer_says_so_and_leaves_nothing(tmp_path: Path) -> None:
+def test_a_stack_on_a_broker_that_does_not_answer_says_so_and_leaves_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("penstock.stack.create_topics", partial(create_topics, timeout=1.0))
     with pytest.raises(StackError, match=r"127\.0\.0\.1:1"):
         LocalStack(settings_in(tmp_path), broker="127.0.0.1:1", workers=0, ingest=False).start()
     LocalStack(settings_in(tmp_path), workers=0, ingest=False).start().stop()
@@ -196,7 +191,7 @@ def test_the_children_of_a_killed_up_die_with_it_and_the_next_up_starts(
     broker = int(addresses(up)["processes"]["broker"])
     up.kill()
     up.wait()
-    assert until(lambda: started_at(broker) is None)
+    until(lambda: started_at(broker) is None, 60, "the broker is left behind")
     assert (tmp_path / ".penstock" / "stack.json").exists()
     assert read_stack(tmp_path / ".penstock") is None
     with LocalStack(settings_in(tmp_path / ".penstock"), workers=0, ingest=False) as stack:

@@ -5,16 +5,16 @@ from __future__ import annotations
 import json
 import os
 import signal
-import threading
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
 import pytest
+from waiting import until
 
 from penstock.running import read_stack, started_at
 from penstock.settings import Settings, StackSettings
@@ -32,15 +32,6 @@ FLIGHT = {
     "distance": 1400,
     "scheduled_minutes": 227,
 }
-
-
-def until(condition: Callable[[], bool], seconds: float = 90) -> bool:
-    pause = threading.Event()
-    for _ in range(int(seconds / 0.1)):
-        if condition():
-            return True
-        pause.wait(0.1)
-    return False
 
 
 def ready(url: str) -> bool:
@@ -91,7 +82,7 @@ def test_every_process_is_ready_and_told_of(stack: LocalStack) -> None:
     assert told.processes == stack.processes
     assert told.warehouse_port == stack.settings.http.warehouse_port
     assert all(ready(url) for name, url in stack.addresses.items() if name not in ("broker", "monitor"))
-    assert until(lambda: ready(stack.addresses["monitor"])), "nobody waited for it"
+    until(lambda: ready(stack.addresses["monitor"]), 90, lambda: f"the monitor is not ready: {logs(stack)}")
 
 
 @pytest.mark.parametrize("name", ["worker-1", "ingest"])
@@ -103,14 +94,14 @@ def test_a_killed_process_comes_back_ready_at_the_same_address(stack: LocalStack
         told = read_stack(stack.state)
         return told is not None and told.processes.get(name, before) != before
 
-    assert until(told_of_another)
-    assert until(lambda: ready(stack.addresses[name]))
+    until(told_of_another, 90, "no other process is told of")
+    until(lambda: ready(stack.addresses[name]), 90, lambda: f"{name} is not ready again: {logs(stack)}")
 
 
 def test_up_itself_tells_which_of_its_processes_are_ready(stack: LocalStack) -> None:
     url = stack.addresses["up"]
     assert get(f"{url}/healthz")["ok"] is True
-    assert until(lambda: ready(url))
+    until(lambda: ready(url), 90, "not all are ready")
     assert get(f"{url}/readyz") == {
         "ok": True,
         "reasons": {"broker": "ok", "ingest": "ok", "monitor": "ok", "worker-1": "ok", "worker-2": "ok"},
@@ -122,22 +113,21 @@ def test_up_itself_tells_which_of_its_processes_are_ready(stack: LocalStack) -> 
 def test_a_stack_whose_broker_forgot_everything_says_so_and_serves_again_soon(
     stack: LocalStack, said: list[str]
 ) -> None:
-    assert until(lambda: answered(stack))
+    until(lambda: answered(stack), 90, lambda: logs(stack))
     before = stack.processes
     os.kill(before["broker"], signal.SIGKILL)
     began = time.monotonic()
-    assert until(lambda: stack.processes.get("broker", before["broker"]) != before["broker"])
-    while not answered(stack):
-        assert time.monotonic() < began + 60, logs(stack)
+    until(lambda: stack.processes.get("broker", before["broker"]) != before["broker"], 90, "no other broker runs")
+    until(lambda: answered(stack), 60, lambda: logs(stack))
     seconds = time.monotonic() - began
     line = "broker runs again and is empty: its topics were in memory, what was in them is lost; "
     assert f"{line}ingest, monitor, worker-1, worker-2 start anew" in said
-    assert until(lambda: ready(stack.addresses["up"]))
+    until(lambda: ready(stack.addresses["up"]), 90, lambda: logs(stack))
     assert not set(stack.processes.values()) & set(before.values())
     count = f"{stack.addresses['ingest']}/sql?query={quote('SELECT count() FROM predictions')}"  # noqa: S608 - a constant
     rows = get(count)["rows"][0][0]
     assert answered(stack, 10)
-    assert until(lambda: get(count)["rows"][0][0] > rows), "ingest reads the new broker's topics"
+    until(lambda: get(count)["rows"][0][0] > rows, 90, "ingest does not read the new broker's topics")
     assert seconds < 30
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import uuid
+from functools import partial
 
 import pytest
 from confluent_kafka.admin import AdminClient
@@ -11,6 +12,7 @@ from typer.testing import CliRunner
 
 from penstock.brokers import LocalBroker
 from penstock.cli import build
+from producers.publisher import create_topics
 from schemas.topics import Topics, topic_specs
 
 pytestmark = pytest.mark.kafka
@@ -40,6 +42,7 @@ def test_missing_topics_are_created_and_a_second_run_creates_none(
 
 def test_a_broker_that_is_not_there_is_one_line_and_exit_1(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PENSTOCK_KAFKA__BOOTSTRAP_SERVERS", "127.0.0.1:1")
+    monkeypatch.setattr("producers.publisher.create_topics", partial(create_topics, timeout=1.0))
     result = CliRunner().invoke(build(), ["topics", "--json"])
     assert (result.exit_code, result.stdout) == (1, "")
     assert "127.0.0.1:1" in result.stderr

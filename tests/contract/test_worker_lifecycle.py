@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from confluent_kafka import Consumer
+from one_broker import on_one_broker
 from worker_process import Scene, command, worker_environment
 
 from models.importing import source_of
@@ -124,6 +125,7 @@ def test_a_worker_without_bulk_leaves_batches_to_others(empty_scene: Scene) -> N
     assert scene.ask(scene.request("sum", ONES, version="1"))[0].reply.code is Code.OK
 
 
+@on_one_broker
 def test_cuda_that_cannot_be_had_ends_the_worker_with_one_line(
     broker: LocalBroker, topics: Topics, model_store: Path
 ) -> None:
@@ -217,6 +219,7 @@ def test_sigterm_ends_a_worker_that_waits_for_kafka(model_store: Path, tmp_path:
     scene.close()
 
 
+@on_one_broker
 def test_a_port_that_is_taken_is_one_line(scene: Scene) -> None:
     more = {"HTTP__WORKER_PORT": str(scene.worker.port)}
     status, line = run_to_its_end(scene.broker.address, scene.topics, scene.store, port="", **more)

@@ -4,14 +4,9 @@ from __future__ import annotations
 
 import json
 import os
-import re
-import signal
-import subprocess
 import sys
 import threading
 import time
-import urllib.error
-import urllib.request
 import uuid
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -22,6 +17,7 @@ from typing import Any, Self
 
 import numpy as np
 from confluent_kafka import OFFSET_BEGINNING, Consumer, Message, Producer, TopicPartition
+from service_process import ServiceProcess
 
 from penstock.brokers import LocalBroker, free_port
 from penstock.child import spawn
@@ -61,7 +57,7 @@ def command(*arguments: str) -> list[str]:
     return [*PENSTOCK, *arguments]
 
 
-class WorkerProcess:
+class WorkerProcess(ServiceProcess):
     """`penstock worker` until `stop`; its log is a file. Also a context manager."""
 
     def __init__(
@@ -74,71 +70,23 @@ class WorkerProcess:
         program: Sequence[str] = PENSTOCK,
         **more: str,
     ):
-        self.port = free_port()
-        self.log = folder / f"{name}-{uuid.uuid4().hex[:6]}.log"
+        port = free_port()
+        log = folder / f"{name}-{uuid.uuid4().hex[:6]}.log"
         own = {"KAFKA__GROUP_PROTOCOL": broker.group_protocol, **more}
         if broker.session_timeout_ms is not None:
             own["KAFKA__SESSION_TIMEOUT_MS"] = str(broker.session_timeout_ms)
         env = worker_environment(broker.address, topics, store, **own)
-        self.process = spawn([*program, "worker", "--name", name, "--port", str(self.port)], self.log, env=env)
-
-    def get(self, path: str) -> tuple[int, str]:
-        """Status and text of a GET; status 0 where nobody answers."""
-        try:
-            with urllib.request.urlopen(f"http://127.0.0.1:{self.port}{path}", timeout=5) as answer:
-                return answer.status, answer.read().decode()
-        except urllib.error.HTTPError as error:
-            with error:
-                return error.code, error.read().decode()
-        except OSError:
-            return 0, ""
-
-    def await_ready(self, seconds: float = 60.0) -> Self:
-        """Return once /readyz says 200."""
-        end = time.monotonic() + seconds
-        while self.get("/readyz")[0] != 200:
-            assert self.process.poll() is None, self.log.read_text()
-            assert time.monotonic() < end, f"not ready: {self.get('/readyz')} {self.log.read_text()}"
-            self._pause()
-        return self
-
-    def metric(self, name: str, **labels: str) -> float:
-        """The sum of a metric's samples that have these labels."""
-        total = 0.0
-        for line in self.get("/metrics")[1].splitlines():
-            match = re.fullmatch(r"(\w+)(?:\{(.*)\})? (\S+)", line)
-            if match and match[1] == name:
-                found = dict(re.findall(r'(\w+)="([^"]*)"', match[2] or ""))
-                if labels.items() <= found.items():
-                    total += float(match[3])
-        return total
+        super().__init__(spawn([*program, "worker", "--name", name, "--port", str(port)], log, env=env), port, log)
 
     def lines(self) -> list[dict[str, Any]]:
         """Its log so far."""
         return [json.loads(line) for line in self.log.read_text().splitlines() if line.startswith("{")]
-
-    def stop(self, seconds: float = 30.0) -> int:
-        """SIGTERM, and the exit status."""
-        if self.process.poll() is None:
-            self.process.send_signal(signal.SIGTERM)
-        try:
-            return self.process.wait(seconds)
-        except subprocess.TimeoutExpired:
-            self.process.kill()
-            self.process.wait()
-            raise
 
     def __enter__(self) -> Self:
         return self.await_ready()
 
     def __exit__(self, *exc: object) -> None:
         self.stop()
-
-    def _pause(self) -> None:
-        try:
-            self.process.wait(0.1)
-        except subprocess.TimeoutExpired:
-            return
 
 
 @dataclass(frozen=True)

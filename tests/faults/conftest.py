@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,6 @@ from fault_run import Report
 
 ROUNDS = int(os.environ.get("PENSTOCK_FAULT_ROUNDS", "5"))
 RATE = int(os.environ.get("PENSTOCK_FAULT_RATE", "200"))
-_told: list[str] = []
 
 
 @pytest.fixture(scope="session")
@@ -38,17 +38,11 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def report(request: pytest.FixtureRequest) -> Report:
-    """Keeps a line for the end of the run: what the test saw."""
+def report(record_property: Callable[[str, object], None]) -> Report:
+    """Keeps a line for the end of the run, which `tests/conftest.py` prints: what the test saw."""
 
     def keep(verdict: Verdict | None = None, **more: Any) -> None:
         facts = {**more, **(asdict(verdict) if verdict else {})}
-        _told.append(f"{request.node.name}: {json.dumps(facts)}")
+        record_property("saw", json.dumps(facts))
 
     return keep
-
-
-def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    """What the faults did to the load, for people to read."""
-    for line in _told:
-        terminalreporter.write_line(line)

@@ -11,8 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaError, TopicPartition
-from fault_fleet import PARTITIONS, ROOT, Fleet, until
+from fault_fleet import PARTITIONS, ROOT, Fleet
 from fault_load import Book, Load, codes_of
+from waiting import until
 
 CODES = """
     SELECT request_id, code, count(), uniqExact(row_number), max(row_number), uniqExact(partition, offset),

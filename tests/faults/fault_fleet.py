@@ -6,13 +6,11 @@ import json
 import os
 import signal
 import sys
-import threading
-import time
 import urllib.error
 import urllib.parse
 import urllib.request
 import uuid
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -37,17 +35,6 @@ SESSION_MS = 6000
 ROOT = Path(__file__).parent.parent.parent
 FRONT = ROOT / "tests" / "clickhouse_front.py"
 NINE = f"was ended by signal {int(signal.SIGKILL)}"
-
-
-def until(condition: Callable[[], bool], seconds: float, complaint: str | Callable[[], str]) -> float:
-    """Wait for a condition that has no event to wait on; the seconds it took. Fails with `complaint` at the end."""
-    began = time.monotonic()
-    pause = threading.Event()
-    while not condition():
-        if time.monotonic() - began > seconds:
-            raise AssertionError(f"after {seconds:.0f} s: {complaint() if callable(complaint) else complaint}")
-        pause.wait(0.05)
-    return time.monotonic() - began
 
 
 class Member:

@@ -12,9 +12,10 @@ from random import Random
 from typing import Any
 
 from fault_evidence import Verdict, judge, settle
-from fault_fleet import PARTITIONS, Fleet, Member, until
+from fault_fleet import PARTITIONS, Fleet, Member
 from fault_load import Load
 from fault_models import experiment
+from waiting import until
 
 from producers.control import ControlTopic
 

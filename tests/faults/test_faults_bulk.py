@@ -13,9 +13,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from fault_evidence import pending
-from fault_fleet import Fleet, until
+from fault_fleet import Fleet
 from fault_models import Floats, fill_slow, slowly
 from fault_run import RECOVERY_SECONDS, Report, comes_back, strike, surprises
+from waiting import until
 
 from penstock.brokers import ApacheKafka
 from penstock.supervisor import Program

@@ -10,8 +10,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from fault_fleet import FRONT, ROOT, Fleet, Member, until
+from fault_fleet import FRONT, ROOT, Fleet, Member
 from fault_run import RECOVERY_SECONDS, Arena, Report, announce, comes_back, conclude, running, strike, surprises
+from waiting import until
 
 from penstock.brokers import ApacheKafka, free_port
 from penstock.supervisor import Program

@@ -7,12 +7,12 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from waiting import until
 
 from penstock.child import spawn, tail
 from penstock.running import started_at
@@ -24,15 +24,6 @@ FOREVER = (SHELL, "-c", "exec tail -f /dev/null")
 
 def program(tmp_path: Path, name: str, script: str, **more: float) -> Program:
     return Program(name, [SHELL, "-c", script], tmp_path / f"{name}.log", **more)  # type: ignore[arg-type]
-
-
-def until(condition: Callable[[], bool], seconds: float = 20) -> bool:
-    pause = threading.Event()
-    for _ in range(int(seconds / 0.02)):
-        if condition():
-            return True
-        pause.wait(0.02)
-    return False
 
 
 def test_pauses_double_up_to_the_cap() -> None:
@@ -80,7 +71,7 @@ def test_a_held_service_is_down_until_it_may_go_on_and_that_is_no_failure(tmp_pa
     pids = {one.pid, other.pid}
     for _ in range(3):
         supervisor.hold([one], 5)
-        assert until(lambda: one.pid is None)
+        until(lambda: one.pid is None, 20, "it still runs")
         assert not again.acquire(timeout=0.3)
         supervisor.go_on([one], 5)
         assert again.acquire(timeout=20)
@@ -97,7 +88,7 @@ def test_a_service_that_goes_on_before_it_was_down_is_a_new_one_all_the_same(tmp
     supervisor = Supervisor(on_restart=lambda _service: again.set())
     deaf = program(tmp_path, "deaf", f"trap '' TERM; touch {tmp_path}/up; exec tail -f /dev/null")
     supervisor.start(deaf)
-    assert until((tmp_path / "up").exists)
+    until((tmp_path / "up").exists, 20, "it did not come up")
     first = deaf.pid
     supervisor.hold([deaf], 0.3)
     supervisor.go_on([deaf], 0.3)
@@ -128,7 +119,7 @@ def test_stopping_does_not_wait_for_what_is_held(tmp_path: Path) -> None:
     service = Program("one", FOREVER, tmp_path / "one.log")
     supervisor.start(service)
     supervisor.hold([service], 5)
-    assert until(lambda: service.pid is None)
+    until(lambda: service.pid is None, 20, "it still runs")
     stopper = threading.Thread(target=supervisor.stop, daemon=True)
     stopper.start()
     stopper.join(20)
@@ -152,7 +143,7 @@ def test_a_restart_is_told_once_the_service_is_ready(tmp_path: Path) -> None:
     assert first is not None
     service.fit.clear()
     os.kill(first, signal.SIGKILL)
-    assert until(lambda: service.pid not in (first, None))
+    until(lambda: service.pid not in (first, None), 20, "it was not started again")
     assert not told.wait(0.3)
     service.fit.set()
     assert told.wait(20)
@@ -170,7 +161,7 @@ def test_services_stop_in_the_reverse_order_of_their_start(tmp_path: Path) -> No
         if not (tmp_path / "never").exists():
             os.mkfifo(tmp_path / "never")
         supervisor.start(program(tmp_path, name, script))
-        assert until(marker.exists)
+        until(marker.exists, 20, f"{name} did not come up")
     supervisor.stop()
     supervisor.stop()
     assert order.read_text().split() == ["worker", "ingest", "broker"]
@@ -180,7 +171,7 @@ def test_a_service_deaf_to_sigterm_is_killed_after_its_time(tmp_path: Path) -> N
     deaf = program(tmp_path, "deaf", f"trap '' TERM; touch {tmp_path}/up; exec tail -f /dev/null", stop_seconds=0.2)
     supervisor = Supervisor()
     supervisor.start(deaf)
-    assert until((tmp_path / "up").exists)
+    until((tmp_path / "up").exists, 20, "it did not come up")
     supervisor.stop()
     assert deaf.pid is None
     assert deaf.wait() == -signal.SIGKILL
@@ -268,4 +259,4 @@ def test_children_die_with_a_supervisor_that_is_killed(tmp_path: Path) -> None:
     assert all(started_at(pid) is not None for pid in pids)
     parent.kill()
     parent.wait()
-    assert until(lambda: all(started_at(pid) is None for pid in pids))
+    until(lambda: all(started_at(pid) is None for pid in pids), 20, f"{pids} are left behind")
