@@ -61,14 +61,24 @@ def command(*arguments: str) -> list[str]:
 class WorkerProcess:
     """`penstock worker` until `stop`; its log is a file. Also a context manager."""
 
-    def __init__(self, broker: LocalBroker, topics: Topics, store: Path, folder: Path, name: str = "w1", **more: str):
+    def __init__(
+        self,
+        broker: LocalBroker,
+        topics: Topics,
+        store: Path,
+        folder: Path,
+        name: str = "w1",
+        pool: str = "",
+        **more: str,
+    ):
         self.port = free_port()
         self.log = folder / f"{name}-{uuid.uuid4().hex[:6]}.log"
         own = {"KAFKA__GROUP_PROTOCOL": broker.group_protocol, **more}
         if broker.session_timeout_ms is not None:
             own["KAFKA__SESSION_TIMEOUT_MS"] = str(broker.session_timeout_ms)
         env = worker_environment(broker.address, topics, store, **own)
-        self.process = spawn(command("worker", "--name", name, "--port", str(self.port)), self.log, env=env)
+        of_pool = ("--pool", pool) if pool else ()
+        self.process = spawn(command("worker", "--name", name, "--port", str(self.port), *of_pool), self.log, env=env)
 
     def get(self, path: str) -> tuple[int, str]:
         """Status and text of a GET; status 0 where nobody answers."""
@@ -206,9 +216,9 @@ class Scene:
         self._thread = threading.Thread(target=self._read, daemon=True)
         self._thread.start()
 
-    def start_worker(self, name: str = "w1", **more: str) -> WorkerProcess:
+    def start_worker(self, name: str = "w1", pool: str = "", **more: str) -> WorkerProcess:
         """One more worker; the scene stops it at its end."""
-        worker = WorkerProcess(self.broker, self.topics, self.store, self.folder, name, **more)
+        worker = WorkerProcess(self.broker, self.topics, self.store, self.folder, name, pool, **more)
         self.workers.append(worker)
         return worker
 
@@ -254,13 +264,13 @@ class Scene:
         self._producer.produce(self.topics.bulk, value, b"together")
         assert self._producer.flush(WAIT) == 0
 
-    def spread(self, requests: Iterable[ScoreRequest]) -> None:
-        """Each to the partition of its key, as a client does."""
+    def spread(self, requests: Iterable[ScoreRequest], topic: str = "") -> None:
+        """Each to the partition of its key, as a client does; to the default pool's topic unless another is named."""
         for one in requests:
             while True:
                 try:
                     key = record_key(one.user_id, one.experiment)
-                    self._producer.produce(self.topics.requests, self.codec.encode(one), key)
+                    self._producer.produce(topic or self.topics.requests, self.codec.encode(one), key)
                     break
                 except BufferError:
                     self._producer.poll(0.1)
@@ -341,6 +351,8 @@ class Scene:
                     self._changed.notify_all()
 
     def _reply(self, message: Message) -> None:
+        if message.value() is None:
+            return  # a client that opened its partition
         reply = self.codec.decode(ScoreReply, message.value())
         self.answers[reply.request_id].append(Answer(reply, message.partition() or 0, dict(headers_of(message))))
 
