@@ -5,7 +5,8 @@
                         └── evict what is idle; let what is busy take nothing new ─────┘── or refuse it, naming its need
 
 Before a version was ever loaded its need is taken to be the size of its files, which are its weights; afterwards it is
-what the process grew by, warm-up included (`models.resident`). What is evicted is forgotten here and by whoever
+what the process grew by, warm-up included (`models.resident`). On a GPU, whose memory is nobody's to measure who shares
+it, it stays the size of its files. What is evicted is forgotten here and by whoever
 `on_gone` tells; its memory goes with the last reference to it. A version that is asked for while it leaves is loaded
 again: its requests wait, they get no error.
 """
@@ -26,6 +27,7 @@ from models.resident import resident_bytes
 
 log = logging.getLogger(__name__)
 
+CPU: Final = "cpu"
 # A version that could not be loaded is tried again after this long.
 RETRY_SECONDS: Final = 10.0
 # One that turned out too large when it was loaded: what was measured beside traffic may be more than it takes alone.
@@ -191,7 +193,7 @@ class Residency:
         before = self._resident()
         found = self._load(*key)
         # What other threads took meanwhile counts with it, so of two measurements the lower one is the better.
-        need = max(size, self._resident() - before)
+        need = max(size, self._resident() - before) if found.device == CPU else size
         self._needs[key] = need = need if known is None else min(need, known)
         try:
             self._make_room(key, need)

@@ -473,6 +473,7 @@ class ScoringWorker:
 
     def _tell_models(self) -> None:
         self._health.set("models", self._catalog.is_fit(), "; ".join(self._catalog.state()[1]))
+        self._tell_memory()
 
     def _tell_memory(self) -> None:
         self._metrics.models_loaded.set(self._catalog.state()[0])

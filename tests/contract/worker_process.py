@@ -68,6 +68,7 @@ class WorkerProcess(ServiceProcess):
         folder: Path,
         name: str = "w1",
         program: Sequence[str] = PENSTOCK,
+        pool: str = "",
         **more: str,
     ):
         port = free_port()
@@ -76,7 +77,9 @@ class WorkerProcess(ServiceProcess):
         if broker.session_timeout_ms is not None:
             own["KAFKA__SESSION_TIMEOUT_MS"] = str(broker.session_timeout_ms)
         env = worker_environment(broker.address, topics, store, **own)
-        super().__init__(spawn([*program, "worker", "--name", name, "--port", str(port)], log, env=env), port, log)
+        of_pool = ("--pool", pool) if pool else ()
+        command = [*program, "worker", "--name", name, "--port", str(port), *of_pool]
+        super().__init__(spawn(command, log, env=env), port, log)
 
     def lines(self) -> list[dict[str, Any]]:
         """Its log so far."""
@@ -167,9 +170,11 @@ class Scene:
         self._thread = threading.Thread(target=self._read, daemon=True)
         self._thread.start()
 
-    def start_worker(self, name: str = "w1", program: Sequence[str] = PENSTOCK, **more: str) -> WorkerProcess:
+    def start_worker(
+        self, name: str = "w1", program: Sequence[str] = PENSTOCK, pool: str = "", **more: str
+    ) -> WorkerProcess:
         """One more worker; the scene stops it at its end."""
-        worker = WorkerProcess(self.broker, self.topics, self.store, self.folder, name, program, **more)
+        worker = WorkerProcess(self.broker, self.topics, self.store, self.folder, name, program, pool, **more)
         self.workers.append(worker)
         return worker
 
@@ -215,13 +220,13 @@ class Scene:
         self._producer.produce(self.topics.bulk, value, b"together")
         assert self._producer.flush(WAIT) == 0
 
-    def spread(self, requests: Iterable[ScoreRequest]) -> None:
-        """Each to the partition of its key, as a client does."""
+    def spread(self, requests: Iterable[ScoreRequest], topic: str = "") -> None:
+        """Each to the partition of its key, as a client does; to the default pool's topic unless another is named."""
         for one in requests:
             while True:
                 try:
                     key = record_key(one.user_id, one.experiment)
-                    self._producer.produce(self.topics.requests, self.codec.encode(one), key)
+                    self._producer.produce(topic or self.topics.requests, self.codec.encode(one), key)
                     break
                 except BufferError:
                     self._producer.poll(0.1)
@@ -303,6 +308,8 @@ class Scene:
                     self._changed.notify_all()
 
     def _reply(self, message: Message) -> None:
+        if message.value() is None:
+            return  # a client that opened its partition
         reply = self.codec.decode(ScoreReply, message.value())
         self.answers[reply.request_id].append(Answer(reply, message.partition() or 0, dict(headers_of(message))))
 
