@@ -46,7 +46,7 @@ def heavy(scene: Scene, partitions: int = 4) -> Place:
 
 def start(scene: Scene, *workers: tuple[str, str], **more: str) -> None:
     """Workers (name, pool), started side by side and ready."""
-    started = [scene.start_worker(name, pool, **more) for name, pool in workers]
+    started = [scene.start_worker(name, pool=pool, **more) for name, pool in workers]
     for one in started:
         one.await_ready()
 
