@@ -24,11 +24,8 @@ from typing import Any, Final
 
 from confluent_kafka import Consumer, KafkaException, Producer
 
-from models.answers import AnswerCache
 from models.batching import BatchLimits
 from models.catalog import Catalog
-from models.errors import ArtifactError, DeviceLostError, InferenceError, StoreError, UnknownModelError
-from models.ladder import Ladders
 from models.loading import LoadedModel
 from models.store import Store
 from schemas.codec import Codec
@@ -44,14 +41,13 @@ from stream_workers.handover import Handover
 from stream_workers.intake import RequestIntake
 from stream_workers.ledger import Ledger
 from stream_workers.librdkafka import OnFailure
-from stream_workers.monitor_alerts import AlertTopic
 from stream_workers.ops import Health, WorkerMetrics
 from stream_workers.pipeline import Pipeline, PipelineError
 from stream_workers.publish import Publisher
-from stream_workers.refusals import Refusals
 from stream_workers.replies import ReplySender, ReplyTopics
 from stream_workers.reply_producers import ReplyProducer, reply_producer
 from stream_workers.scoring_config import ScoringConfig
+from stream_workers.standby import Standby
 
 log = logging.getLogger(__name__)
 # What librdkafka has to say, in the process's own format.
@@ -95,22 +91,19 @@ class ScoringWorker:
         self._store = store
         self._loaded = threading.Event()
         self._run_id = f"{config.name}-{uuid.uuid4().hex[:12]}"
-        self._fallbacks: dict[tuple[str, str], tuple[str, str] | None] = {}
-        self._answers = AnswerCache(config.last_answer_bytes)
-        self._refusals = Refusals(
-            AlertTopic(config.producer(), codec, config.topics.alerts), metrics, config.name, now_us
-        )
-        on_cpu = partial(LoadedModel.load, store, device="cpu", threads=config.threads)
-        self._ladders = Ladders(
-            load_cpu=on_cpu if config.cpu_on_failure else None,
+        self._standby = Standby(
+            config,
+            codec,
+            store,
+            metrics,
             find=lambda model, version: self._catalog.ready(model, version),
             on_change=lambda: self._device.look_again(),
-            leaves=config.on_device_loss == "leave",
+            now_us=now_us,
         )
-        self._device = Device(bulk_share=config.bulk_share, ladders=self._ladders, on_idle=self._idle)
+        self._device = Device(bulk_share=config.bulk_share, ladders=self._standby.ladders, on_idle=self._idle)
         self._catalog = Catalog(
             store,
-            self._load,
+            self._standby.load,
             on_ready=self._release,
             on_gone=self._gone,
             is_busy=self._device.is_busy,
@@ -153,8 +146,8 @@ class ScoringWorker:
         control.start(timeout=60.0)
         self._health.set("control", True)
         if not self._start_device(stop):
+            self._standby.close()
             self._catalog.close()
-            self._refusals.close()
             control.stop()
             if self._replies is not None:
                 self._replies.close()
@@ -182,11 +175,10 @@ class ScoringWorker:
             while not stop.wait(0.5):
                 self._metrics.rows_in_flight.set(self._device.rows(False) + self._device.rows(True))
                 self._catalog.refresh()
-                self._ladders.tick()
+                dead = self._standby.tick()
                 self._device.look_again()
-                self._metrics.standings(self._ladders.shown())
                 self._tell_memory()
-                failure = self._device.failure or self._load_failure or self._dead_device()
+                failure = self._device.failure or self._load_failure or dead
                 if failure is not None:
                     failures.append(failure)
                     # What waits for the device has no end to wait for.
@@ -197,9 +189,8 @@ class ScoringWorker:
             for thread in threads:
                 thread.join()
             self._device.stop()
-            self._ladders.close()
+            self._standby.close()
             self._catalog.close()
-            self._refusals.close()
             control.stop()
             if self._replies is not None:
                 self._replies.close()
@@ -273,7 +264,7 @@ class ScoringWorker:
             limits_of=self._limits,
             now_us=now_us,
             max_request_bytes=self._config.max_request_bytes,
-            fallback_of=lambda model, version: self._fallbacks.get((model, version)),
+            fallback_of=self._standby.fallback_of,
         )
         self._intakes.append(intake)
 
@@ -391,7 +382,7 @@ class ScoringWorker:
             worker=self._config.name,
             run_id=self._run_id,
             now_us=now_us,
-            answers=self._answers,
+            answers=self._standby.answers,
         )
 
     def _dead_letters(self, ledger: Ledger) -> DeadLetters:
@@ -425,37 +416,9 @@ class ScoringWorker:
             if isinstance(intake, RequestIntake):
                 intake.router = state.router
 
-    def _load(self, model: str, version: str) -> LoadedModel:
-        """A version for the catalog; whether it is refused is told, and what it falls back on remembered."""
-        try:
-            # Also of one whose files are not what they should be.
-            self._fallbacks[(model, version)] = self._store.manifest(model, version).fallback_version
-            found = LoadedModel.load(
-                self._store,
-                model,
-                version,
-                device=self._config.device,
-                threads=self._config.threads,
-                options=self._config.device_options,
-            )
-        except (StoreError, UnknownModelError, DeviceLostError):
-            raise  # it says nothing about the version
-        except (ArtifactError, InferenceError) as error:
-            self._refusals.refused(model, version, str(error))
-            raise
-        self._refusals.over(model, version)
-        return found
-
     def _gone(self, model: str, version: str) -> None:
         self._device.forget(model, version)
-        self._answers.forget(model, version)
-        self._fallbacks.pop((model, version), None)
-        self._refusals.over(model, version)
-
-    def _dead_device(self) -> DeviceLostError | None:
-        """Why this worker has to leave the group, so that others take its partitions."""
-        why = self._ladders.dead() if self._config.on_device_loss == "leave" else ""
-        return DeviceLostError(f"the worker leaves its groups, because its device is dead: {why}") if why else None
+        self._standby.forget(model, version)
 
     def _release(self, model: str, version: str) -> None:
         try:
