@@ -7,9 +7,9 @@ simulation is about; the way through Kafka is measured besides, and is what `--o
 
 It is compared twice. `compared` simulates an even stream, as one plans: it is as good as the stream is even when
 workers read it, which a busy machine or broker decides. `as_read` simulates each round with what its workers were
-given: the times at which they read its requests, and the time for which the model really slept. Whatever disturbs a
-round changes both of its figures, so that they differ by the simulation's own error: by how batches are made, and by
-what a worker does besides running the model.
+given: the times at which they read its requests, the time for which the model really slept, and where single batches
+were followed by a longer pause than is usual, that. Whatever disturbs a round changes both of its figures, so that they
+differ by the simulation's own error: by how batches are made, and by what a worker always does besides running models.
 """
 
 from __future__ import annotations
@@ -18,14 +18,14 @@ import asyncio
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import cycle
+from itertools import cycle, pairwise
 from statistics import fmean, median
 from typing import Any, Final
 
 import numpy as np
 
 from models.batching import DEFAULT_LIMITS
-from models.simulation import FleetRun, Load, ServiceCurve, Worker, run_device, run_fleet, worker_policy
+from models.simulation import FleetRun, Floats, Load, ServiceCurve, Worker, run_device, run_fleet, worker_policy
 from penstock.bench.asking import Asker
 from penstock.bench.bed import PARTITIONS, Bed
 from penstock.bench.figures import Latency, Spread, doubts
@@ -160,7 +160,7 @@ def as_read(rounds: Sequence[Sequence[Batch]]) -> list[Paired]:
 
 @dataclass(frozen=True, slots=True)
 class _Late(ServiceCurve):
-    """A curve to which each batch in its turn adds what it took too long: a sleep ends when the machine has time."""
+    """A curve to which each batch in its turn adds how much longer it kept the device."""
 
     late: Iterator[float]
 
@@ -175,12 +175,29 @@ def _again(batches: Sequence[Batch]) -> tuple[float, float]:
     rows: list[int] = []
     for worker in {one.worker for one in batches}:
         own = [one for one in batches if one.worker == worker]
-        curve = _Late(CURVE.points, cycle([one.seconds - CURVE.seconds(len(one.read)) for one in own]))
+        # A sleep ends when the machine has time for it.
+        late = np.array([one.seconds - CURVE.seconds(len(one.read)) for one in own])
+        held = _held(own)
         came = np.sort(np.concatenate([one.read for one in own]))
+        curve = _Late(CURVE.points, cycle((late + held).tolist()))
         run = run_device(came - came[0], curve, worker_policy(DEFAULT_LIMITS, CURVE))
-        waits.extend((run.done - (came - came[0])).tolist())
+        # Replies are made before the device is held.
+        answered = run.ends - np.resize(held, len(run.ends))
+        waits.extend((np.repeat(answered, run.rows) - (came - came[0])).tolist())
         rows.extend(run.rows.tolist())
     return fmean(waits), fmean(rows)
+
+
+def _held(batches: Sequence[Batch]) -> Floats:
+    """How much longer than usual it took after each batch until the next began, where requests waited for it.
+
+    What it takes usually, in the median, is the worker's own doing, and left for the simulation to be wrong about.
+    """
+    pairs = list(pairwise(batches))
+    pauses = np.array([after.ended - after.seconds - one.ended for one, after in pairs])
+    waited = np.array([after.read[0] < one.ended for one, after in pairs], bool)
+    usual = float(np.median(pauses[waited])) if waited.any() else 0.0
+    return np.append(np.where(waited, pauses - usual, 0.0), 0.0)
 
 
 def _spread(values: Iterable[float]) -> Spread:
