@@ -19,12 +19,12 @@ from pydantic import BaseModel
 from analytics.alert_catalogue import CATALOGUE
 from analytics.alert_rules import shipped_rules
 from analytics.definition_keys import TABLES, Key
-from penstock.settings import KafkaSettings, Settings
+from penstock.settings import KafkaSettings, PoolSettings, Settings
 from schemas.codec import Codec, schema_json
 from schemas.records import RECORDS
 from schemas.topics import DAY_MS, Topics, TopicSpec, topic_specs
 
-PAGES: Final = ("records-and-topics.md", "operations.md", "experiments.md", "alerts.md", "planning.md")
+PAGES: Final = ("records-and-topics.md", "operations.md", "experiments.md", "alerts.md", "planning.md", "pools.md")
 Schema = dict[str, Any]
 
 
@@ -48,7 +48,7 @@ USES: Final[Mapping[str, _Use]] = {
     "control": _Use(
         "Control",
         "`kind/name`",
-        "`penstock control`, `penstock models`, `penstock experiments`, monitor",
+        "`penstock control`, `penstock models`, `penstock experiments`, `penstock pools`, monitor",
         "scoring workers, ingest, monitor",
     ),
     "alerts": _Use("Alert", "alert_id", "monitor, scoring workers", "ingest, monitor, scoring workers"),
@@ -153,8 +153,8 @@ def _settings(model: type[BaseModel], prefix: str) -> Iterator[str]:
         if isinstance(kind, type) and issubclass(kind, BaseModel):
             yield from _settings(kind, f"{prefix}{name}.")
             continue
-        default = field.get_default(call_default_factory=True)
-        yield f"| `{prefix}{name}` | {_cell(_python(kind))} | {_default(default)} | {_cell(field.description or '')} |"
+        default = "needed" if field.is_required() else _default(field.get_default(call_default_factory=True))
+        yield f"| `{prefix}{name}` | {_cell(_python(kind))} | {default} | {_cell(field.description or '')} |"
 
 
 def _python(kind: Any) -> str:
@@ -306,6 +306,7 @@ PARTS: Final[Mapping[str, Callable[[], str]]] = {
     "topics": lambda: topics_table(KafkaSettings().partitions),
     "records": records,
     "settings": settings_table,
+    "pool-settings": lambda: settings_table(PoolSettings, "pools.NAME."),
     "experiment-keys": experiment_keys,
     "experiment-plan": experiment_plan,
     "experiment-figures": experiment_figures,

@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from models.device_options import DEFAULT_OPTIONS, DeviceOptions
 from models.errors import DeviceLostError, DeviceOutOfMemoryError, InferenceError
 from models.session import Session
 from models.signature import Signature
@@ -38,6 +39,7 @@ class FaultySession(Session):
         self._real = real
         self._file = file
         self._faults = faults
+        self.stages = False
         self.device = device
         self.why = "a test says so"
         self.inputs, self.outputs = real.inputs, real.outputs
@@ -57,6 +59,14 @@ class FaultySession(Session):
         if self._file in faults.broken:
             raise InferenceError("the model raised: a test says so")
         return self._real.run(inputs)
+
+    @property
+    def wants_buckets(self) -> bool:
+        """No: `runs` are to be the rows that were asked for."""
+        return False
+
+    def prepare(self, inputs: Mapping[str, Array]) -> None:
+        """There is nothing to capture."""
 
     def close(self) -> None:
         """Give back its memory."""
@@ -89,8 +99,14 @@ def opening(faults: Callable[[], Faults]) -> Callable[..., Session]:
     """In place of `Session.open`: whatever is not asked for on the CPU is on the faulty device."""
     real = Session.open
 
-    def open_(path: str | Path, signature: Signature, device: str = "auto", threads: int = 1) -> Session:
-        session = real(path, signature, "cpu", threads)
+    def open_(
+        path: str | Path,
+        signature: Signature,
+        device: str = "auto",
+        threads: int = 1,
+        options: DeviceOptions = DEFAULT_OPTIONS,
+    ) -> Session:
+        session = real(path, signature, "cpu", threads, options)
         return FaultySession(session, Path(path).name, "cpu" if device == "cpu" else DEVICE, faults)
 
     return open_

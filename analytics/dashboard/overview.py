@@ -39,7 +39,7 @@ FROM predictions WHERE {_WITHIN} GROUP BY CUBE(at, key)
 # For each step and for all of it; `bulk` batches have no request that waits.
 _STAGES: Final = """
 SELECT
-    endsWith(topic, {bulk:String}) AS is_bulk,
+    match(topic, {bulk:String}) AS is_bulk,
     toStartOfInterval(toDateTime(scored_at, 'UTC'), INTERVAL {step:UInt32} SECOND) AS at,
     grouping(is_bulk) AS every_kind,
     grouping(at) AS every_step,
@@ -64,7 +64,8 @@ WHERE scored_at >= {start:DateTime64(6, 'UTC')} AND scored_at < {end:DateTime64(
 GROUP BY worker, device ORDER BY worker, device
 """
 _NEWEST: Final = "SELECT count(), max(scored_at) FROM predictions"
-_BULK_TOPIC: Final = "scoring.bulk"
+# That of the default pool, and those that pools have unless they are given others.
+_BULK_TOPIC: Final = r"scoring\.([a-z0-9_]+\.)?bulk$"
 
 
 @dataclass(frozen=True, slots=True)
