@@ -56,18 +56,24 @@ class Catalog:
         *,
         on_ready: Callable[[str, str], None],
         on_gone: Callable[[str, str], None] = lambda _model, _version: None,
+        on_swap: Callable[[str, str, str], None] = lambda _model, _before, _after: None,
         clock: Callable[[], float] = monotonic,
     ) -> None:
         """`on_ready` is called, from the loading thread, when a version became ready or failed.
 
-        `on_gone`: when one was unloaded, having been taken out of the store, or unused for long.
+        `on_gone`: when one was unloaded, having been taken out of the store, or unused for long. `on_swap(model,
+        before, after)`: when another version began to serve by default.
         """
         self._store = store
         self._load = load
         self._on_ready = on_ready
         self._on_gone = on_gone
+        self._on_swap = on_swap
         self._clock = clock
         self._live: Mapping[str, Live] = {}
+        self._candidates_now: Mapping[str, str] = {}
+        self._began: dict[tuple[str, str], float] = {}
+        self._took: dict[tuple[str, str], float] = {}
         self._serving: dict[str, str] = {}
         self._listing: dict[str, _Listed] = {}
         self.store_problem = ""
@@ -83,6 +89,10 @@ class Catalog:
     def set_live(self, live: Mapping[str, Live]) -> None:
         """The version that serves each model by default, where control says so; elsewhere the newest released does."""
         self._live = dict(live)
+
+    def set_candidates(self, candidates: Mapping[str, str]) -> None:
+        """The version of each model that is being rolled out: it is loaded, and stays, beside the one that serves."""
+        self._candidates_now = dict(candidates)
 
     def resolve(self, model: str, version: str = "") -> str:
         """The version that answers. Raises `UnknownModelError` naming the models or versions there are."""
@@ -101,8 +111,9 @@ class Catalog:
             return wanted
         if self._state(model, wanted) == "ready":
             self._serving[model] = wanted
-            if serving is not None:
+            if serving is not None and serving != wanted:
                 log.info("model %s: version %s serves, after %s", model, wanted, serving)
+                self._on_swap(model, serving, wanted)
             return wanted
         if serving is not None and self._is_ready(model, serving):
             return serving
@@ -114,6 +125,8 @@ class Catalog:
             # It may have been taken out since it was listed.
             with suppress(UnknownModelError):
                 self.resolve(model)
+        for model, version in self._rolled_out():
+            self._begin(model, version)
 
     def ready(self, model: str, version: str) -> LoadedModel | None:
         """The loaded version, or None while it is being loaded. Raises `UnavailableModelError` saying why not."""
@@ -135,6 +148,39 @@ class Catalog:
             f"{model} {version}: {error}" for (model, version), one in done.items() if (error := one.exception())
         ]  # fmt: skip
         return len(done) - len(problems), problems
+
+    def names(self) -> list[str]:
+        """The models that are served here."""
+        return list(self._listing)
+
+    def serving(self, model: str) -> str:
+        """The version that answers by default now; empty before any does."""
+        return self._serving.get(model, "")
+
+    def loads(self, model: str) -> dict[str, float | str]:
+        """Seconds that each version took from being asked for to ready, or why it is not."""
+        with self._lock:
+            known = {version: one for (own, version), one in self._loading.items() if own == model}
+        done = {version: one for version, one in known.items() if one.done() and not one.cancelled()}
+        return {
+            version: self._took.get((model, version), 0.0) if (error := one.exception()) is None else str(error)
+            for version, one in done.items()
+        }
+
+    def candidate_problem(self, model: str) -> str:
+        """Why the version of a model that is being rolled out cannot serve here; empty where it can, or loads."""
+        version = self._candidates_now.get(model)
+        found = self.loads(model).get(version, 0.0) if version is not None else 0.0
+        return found if isinstance(found, str) else ""
+
+    def await_candidates(self) -> list[str]:
+        """Load what is being rolled out, and wait; one line for each that cannot serve."""
+        problems = []
+        for model, version in self._rolled_out():
+            error = self._begin(model, version).exception()
+            if error is not None:
+                problems.append(f"{model} {version}: {error}")
+        return problems
 
     def preload(self) -> tuple[list[LoadedModel], list[str]]:
         """Load every model's default version, or else the last good one, and wait: those that are ready.
@@ -172,6 +218,7 @@ class Catalog:
                 return future
             self._failed_at.pop(key, None)
             self._asked_at.setdefault(key, self._clock())
+            self._began[key] = self._clock()
             future = self._loading[key] = self._pool.submit(self._open, model, version)
         # Outside the lock: a load that is already over calls back at once, and on_ready asks again.
         future.add_done_callback(lambda _: self._on_ready(model, version))
@@ -179,11 +226,18 @@ class Catalog:
 
     def _open(self, model: str, version: str) -> LoadedModel:
         try:
-            return self._load(model, version)
+            loaded = self._load(model, version)
         except Exception as error:
             log.error("model %s version %s refused: %s", model, version, error)
             self._failed_at[(model, version)] = self._clock()
             raise
+        self._took[(model, version)] = self._clock() - self._began[(model, version)]
+        return loaded
+
+    def _rolled_out(self) -> list[tuple[str, str]]:
+        """The candidates of the models that are served here."""
+        listing = self._models()
+        return [(model, version) for model, version in self._candidates_now.items() if model in listing]
 
     def _wanted(self, model: str, listed: _Listed) -> str:
         live = self._live.get(model)
@@ -259,7 +313,7 @@ class Catalog:
         listed = self._listing.get(model)
         if listed is None:
             return True
-        if version in (self._serving.get(model), self._wanted(model, listed)):
+        if version in (self._serving.get(model), self._wanted(model, listed), self._candidates_now.get(model)):
             return False
         return version not in listed.versions or self._clock() - self._asked_at[key] > UNUSED_SECONDS
 

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from time import monotonic
 from typing import Final
 
@@ -20,6 +21,7 @@ from models.batching import BatchLimits
 from models.catalog import Catalog, UnavailableModelError
 from models.errors import InvalidInputError, UnknownModelError, shown
 from models.loading import LoadedModel
+from models.rollout import Rollout
 from models.routing import Router, Variant
 from schemas.batch_codec import decode_requests
 from schemas.codec import Codec
@@ -95,6 +97,7 @@ class RequestIntake:
         self._now_us = now_us
         self._max_bytes = max_request_bytes
         self.router = Router(())
+        self._rollouts: Mapping[str, Rollout] = {}
         self._parked: dict[tuple[str, str], list[Callable[[], None]]] = {}
         self._lock = threading.Lock()
 
@@ -189,10 +192,36 @@ class RequestIntake:
             return
         for variant, where in self._variants(alive):
             chosen = alive if where is None else alive.pick(where)
-            if variant is None:
-                self._place(chosen.to(default, "" if chosen.version else chosen.experiment, ""))
+            if variant is None and chosen.version:
+                self._place(chosen.to(default, "", ""))
+            elif variant is None:
+                self._roll(chosen, default)
             else:
                 self._place(chosen.to(variant.version, chosen.experiment, variant.name))
+
+    def obey(self, rollouts: Mapping[str, Rollout]) -> None:
+        """By these rollouts from now on. What waited for a candidate is routed anew: its rollout may be over."""
+        self._rollouts = dict(rollouts)
+        with self._lock:
+            waiting = [resume for held in self._parked.values() for resume in held]
+            self._parked.clear()
+        for resume in waiting:
+            resume()
+
+    def _roll(self, requests: Requests, default: str) -> None:
+        """Requests that name no version and met no variant: to the candidate of a rollout, or to the default."""
+        rollout = self._rollouts.get(requests.model)
+        if rollout is None or not rollout.buckets:
+            self._place(requests.to(default, requests.experiment, ""))
+            return
+        meets = np.array(rollout.meets_many([user.decode() for user in requests.users]), bool)
+        for inside, version in ((True, rollout.candidate), (False, default)):
+            where = np.flatnonzero(meets == inside)
+            if len(where):
+                chosen = requests if len(where) == requests.count else requests.pick(where)
+                # The version that others moved this user off must not answer him here, so he waits, and is routed anew.
+                again = partial(self._route, chosen) if inside else None
+                self._place(chosen.to(version, requests.experiment, ""), again)
 
     def _variants(self, requests: Requests) -> list[tuple[Variant | None, Array | None]]:
         """The variants of the requests and where they are; None for all of them."""
@@ -208,20 +237,28 @@ class RequestIntake:
             found.setdefault(variant if user else None, []).append(place)
         return [(variant, np.array(places, np.int64)) for variant, places in found.items()]
 
-    def _place(self, requests: Requests) -> None:
-        """Into the lane of its version, or, while that is being loaded, aside."""
+    def _place(self, requests: Requests, again: Callable[[], None] | None = None) -> None:
+        """Into the lane of its version, or, while that is being loaded, aside.
+
+        `again`: what is to be done once it is ready; given for a rollout's candidate. Where that cannot serve here,
+        this worker leaves its group or the rollout ends, so nobody is answered that it cannot.
+        """
+        key = (requests.model, requests.version)
         try:
-            model = self._catalog.ready(requests.model, requests.version)
+            model = self._catalog.ready(*key)
         except UnavailableModelError as error:
+            if again is not None:
+                with self._lock:
+                    self._parked.setdefault(key, []).append(again)
+                return
             self._publisher.failed(requests, Code.UNAVAILABLE, str(error))
             return
         except UnknownModelError as error:
             self._publisher.failed(requests, Code.UNKNOWN_MODEL, str(error))
             return
         if model is None:
-            key = (requests.model, requests.version)
             with self._lock:
-                self._parked.setdefault(key, []).append(lambda: self._place(requests))
+                self._parked.setdefault(key, []).append(again or (lambda: self._place(requests)))
             # It may have become ready before this was parked, and then nobody else comes to look.
             self.release_if_done(*key)
             return

@@ -96,6 +96,18 @@ class WorkerMetrics:
         self.rows_in_flight = Gauge("penstock_rows_in_flight", "Rows taken and not yet published", registry=registry)
         self.paused = Gauge("penstock_paused", "1 while back-pressure holds partitions back", registry=registry)
         self._device = Gauge("penstock_device_info", "1 for the device that scores", ("device",), registry=registry)
+        self._swaps = Counter(
+            "penstock_swaps_total", "Times another version began to answer, wholly or for more users",
+            ("model", "kind"), registry=registry,
+        )  # fmt: skip
+        self._share = Gauge(
+            "penstock_rollout_share", "Share of users that meet a rollout's candidate here", ("model", "candidate"),
+            registry=registry,
+        )  # fmt: skip
+        self.shadow_dropped = Counter(
+            "penstock_shadow_dropped_total", "Rows that a shadow did not score, for want of time", ("model",),
+            registry=registry,
+        )  # fmt: skip
         self._lock = threading.Lock()
         self._unserved: set[str] = set()
 
@@ -148,6 +160,16 @@ class WorkerMetrics:
         A worker's consumers speak each of its own topics: one must not silence the other.
         """
         self._lag.keep(partitions, topics)
+
+    def swap(self, model: str, kind: str) -> None:
+        """Another version began to answer: kind swap, or rollback."""
+        self._swaps.labels(model, kind).inc()
+
+    def rollouts(self, shares: Mapping[tuple[str, str], float]) -> None:
+        """The share of each (model, candidate) that is being rolled out."""
+        self._share.clear()
+        for (model, candidate), share in shares.items():
+            self._share.labels(model, candidate).set(share)
 
     def device(self, name: str) -> None:
         """The device that scores: cpu or cuda:N."""

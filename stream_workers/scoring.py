@@ -45,6 +45,8 @@ from stream_workers.publish import Publisher
 from stream_workers.replies import ReplySender, ReplyTopics
 from stream_workers.reply_producers import ReplyProducer, reply_producer
 from stream_workers.scoring_config import ScoringConfig
+from stream_workers.worker_models import WorkerModels
+from stream_workers.worker_state import StateTeller
 
 log = logging.getLogger(__name__)
 # What librdkafka has to say, in the process's own format.
@@ -61,6 +63,8 @@ ASK_SECONDS: Final = 5.0
 REDO: Final = 16
 # Between two looks at the models while none can serve.
 LOOK_SECONDS: Final = 1.0
+# How long partitions that came wait for control to be read to its end; a share of max.poll.interval.ms.
+CATCH_UP_SECONDS: Final = 10.0
 # How long the worker waits for Kafka and its topics before it says what is missing and ends.
 START_SECONDS: Final = 10.0
 
@@ -94,7 +98,10 @@ class ScoringWorker:
             partial(LoadedModel.load, store, device=config.device, threads=config.threads),
             on_ready=self._release,
             on_gone=self._device.forget,
+            on_swap=lambda model, before, after: self._models.swapped(model, before, after),
         )
+        self._models = WorkerModels(self._catalog, metrics, config.name, self._run_id, now_us)
+        self._teller = StateTeller(config.producer(), codec, config.topics.workers, config.name, self._models.state)
         # A handle of its own that nobody polls: a call on a polled one waits for the poll. Its log lines would pile up.
         asking = {"allow.auto.create.topics": False, "log_level": 0}
         self._asker = Consumer(dict(config.consumer(f"{config.group}-topics", **asking)))
@@ -123,8 +130,11 @@ class ScoringWorker:
             self._controlled,
         )
         control.start(timeout=60.0)
+        self._control = control
         self._health.set("control", True)
+        self._teller.start()
         if not self._start_device(stop):
+            self._teller.stop()
             self._catalog.close()
             control.stop()
             if self._replies is not None:
@@ -153,7 +163,7 @@ class ScoringWorker:
             while not stop.wait(0.5):
                 self._metrics.rows_in_flight.set(self._device.rows(False) + self._device.rows(True))
                 self._catalog.refresh()
-                failure = self._device.failure or self._load_failure
+                failure = self._device.failure or self._load_failure or self._models.must_leave()
                 if failure is not None:
                     failures.append(failure)
                     # What waits for the device has no end to wait for.
@@ -163,6 +173,7 @@ class ScoringWorker:
         finally:
             for thread in threads:
                 thread.join()
+            self._teller.stop()
             self._device.stop()
             self._catalog.close()
             control.stop()
@@ -175,6 +186,7 @@ class ScoringWorker:
         """Wait a while for Kafka and its topics; False where `stop` came first. Raises `WorkerStartError`."""
         own = self._config.topics
         needed = {own.requests, own.bulk, own.predictions, own.summaries, own.dead_letters, own.control}
+        needed |= {own.workers, own.shadow_predictions, own.shadow_summaries}
         end = time.monotonic() + START_SECONDS
         while not stop.is_set():
             try:
@@ -199,13 +211,21 @@ class ScoringWorker:
         UNAVAILABLE beside workers that could have scored it.
         """
         loaded, problems = self._catalog.preload()
-        said: list[str] = []
-        while not loaded:
-            why = "; ".join(problems) or self._catalog.store_problem or f"there is no model in {self._store.root} yet"
-            self._health.set("models", False, f"no model can serve, so this worker takes no partitions: {why}")
-            if problems != said:
-                log.error("no model can serve, so this worker takes no partitions: %s", why)
-                said = problems
+        said = ""
+        while True:
+            # A user who met a candidate elsewhere must not meet the version before it here.
+            missing = self._models.await_candidates()
+            if loaded and not missing:
+                break
+            why = missing or "; ".join(problems) or self._catalog.store_problem
+            why = why or f"there is no model in {self._store.root} yet"
+            what = (
+                f"{'a rollout needs' if missing else 'no model can serve'}, so this worker takes no partitions: {why}"
+            )
+            self._health.set("models", False, what)
+            if what != said:
+                log.error(what)
+                said = what
             if stop.wait(LOOK_SECONDS):
                 return False
             loaded, problems = self._catalog.preload()
@@ -298,6 +318,7 @@ class ScoringWorker:
             held_back=lambda: self._device.rows(bulk) > config.max_rows_in_flight or held_back(),
             health=self._health,
             metrics=self._metrics,
+            on_assigned=(lambda: None) if bulk else self._catch_up,
         )
         committer = Committer(
             ledger,
@@ -371,10 +392,16 @@ class ScoringWorker:
         return replace(limits, **{name: value for name, value in given.items() if value is not None})  # type: ignore[arg-type]
 
     def _controlled(self, state: ControlState) -> None:
-        self._catalog.set_live(state.models)
+        """Every change of control: candidates begin to load before anybody is sent to one."""
+        self._models.obey(state)
         for intake in self._intakes:
             if isinstance(intake, RequestIntake):
                 intake.router = state.router
+                intake.obey(state.rollouts)
+        self._models.obeyed()
+        if self._loaded.is_set():
+            self._catalog.refresh()
+            self._teller.poke()
 
     def _release(self, model: str, version: str) -> None:
         try:
@@ -386,6 +413,13 @@ class ScoringWorker:
             raise
         if self._loaded.is_set():
             self._tell_models()
+        self._teller.poke()
+
+    def _catch_up(self) -> None:
+        """Before a partition is read: control as it stands, which its owner before may have obeyed already."""
+        if not self._control.catch_up(CATCH_UP_SECONDS):
+            log.warning("control was not read to its end within %g s: partitions are taken by what it said before",
+                        CATCH_UP_SECONDS)  # fmt: skip
 
     def _tell_models(self) -> None:
         serving, problems = self._catalog.state()
