@@ -91,8 +91,15 @@ class Catalog:
         self._live = dict(live)
 
     def set_candidates(self, candidates: Mapping[str, str]) -> None:
-        """The version of each model that is being rolled out: it is loaded, and stays, beside the one that serves."""
-        self._candidates_now = dict(candidates)
+        """The version of each model that is being rolled out: it is loaded, and stays, beside the one that serves.
+
+        One that is new here and failed before is tried again at once.
+        """
+        before, self._candidates_now = self._candidates_now, dict(candidates)
+        with self._lock:
+            for key in candidates.items() - before.items():
+                if key in self._failed_at and self._loading[key].done():
+                    del self._loading[key], self._failed_at[key]
 
     def resolve(self, model: str, version: str = "") -> str:
         """The version that answers. Raises `UnknownModelError` naming the models or versions there are."""

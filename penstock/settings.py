@@ -34,7 +34,7 @@ from penstock.settings_sections import (
     StackSettings,
     WorkerSettings,
 )
-from penstock.settings_watch import AlertSettings, DriftSettings, ExperimentSettings, MonitorSettings
+from penstock.settings_watch import AlertSettings, DriftSettings, ExperimentSettings, MonitorSettings, RolloutSettings
 
 if TYPE_CHECKING:
     from schemas.codec import Codec
@@ -51,6 +51,7 @@ __all__ = [
     "ModelSettings",
     "MonitorSettings",
     "PageSettings",
+    "RolloutSettings",
     "Settings",
     "SettingsError",
     "StackSettings",
@@ -75,6 +76,7 @@ class Settings(BaseSettings):
     experiments: ExperimentSettings = ExperimentSettings()
     alerts: AlertSettings = AlertSettings()
     monitor: MonitorSettings = MonitorSettings()
+    rollout: RolloutSettings = RolloutSettings()
     drift: DriftSettings = DriftSettings()
     http: HttpSettings = HttpSettings()
     page: PageSettings = PageSettings()

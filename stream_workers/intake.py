@@ -43,6 +43,9 @@ REPLY_TOPIC: Final = "kafka_replyTopic"
 REPLY_PARTITION: Final = "kafka_replyPartition"
 CORRELATION_ID: Final = "kafka_correlationId"
 
+# Users of a candidate are counted up to here: more of them make scores no surer.
+MOST_USERS: Final = 5000
+
 LimitsOf = Callable[[LoadedModel], BatchLimits]
 
 
@@ -98,6 +101,7 @@ class RequestIntake:
         self._max_bytes = max_request_bytes
         self.router = Router(())
         self._rollouts: Mapping[str, Rollout] = {}
+        self._met: dict[str, set[bytes]] = {}
         self._parked: dict[tuple[str, str], list[Callable[[], None]]] = {}
         self._lock = threading.Lock()
 
@@ -201,12 +205,25 @@ class RequestIntake:
 
     def obey(self, rollouts: Mapping[str, Rollout]) -> None:
         """By these rollouts from now on. What waited for a candidate is routed anew: its rollout may be over."""
+        for name, one in rollouts.items():
+            known = self._rollouts.get(name)
+            if known is None or (known.salt, known.step) != (one.salt, one.step):
+                self._met[name] = set()
         self._rollouts = dict(rollouts)
         with self._lock:
             waiting = [resume for held in self._parked.values() for resume in held]
             self._parked.clear()
         for resume in waiting:
             resume()
+
+    def users_met(self, model: str) -> int:
+        """How many users the candidate of a model had in this step here, up to `MOST_USERS`."""
+        return len(self._met.get(model, ()))
+
+    def _meet(self, requests: Requests) -> None:
+        met = self._met[requests.model]
+        if len(met) < MOST_USERS:
+            met.update(requests.users)
 
     def _roll(self, requests: Requests, default: str) -> None:
         """Requests that name no version and met no variant: to the candidate of a rollout, or to the default."""
@@ -221,6 +238,8 @@ class RequestIntake:
                 chosen = requests if len(where) == requests.count else requests.pick(where)
                 # The version that others moved this user off must not answer him here, so he waits, and is routed anew.
                 again = partial(self._route, chosen) if inside else None
+                if inside:
+                    self._meet(chosen)
                 self._place(chosen.to(version, requests.experiment, ""), again)
 
     def _variants(self, requests: Requests) -> list[tuple[Variant | None, Array | None]]:

@@ -258,6 +258,7 @@ class ScoringWorker:
             max_request_bytes=self._config.max_request_bytes,
         )
         self._intakes.append(intake)
+        self._models.users_met = intake.users_met
 
         def held_back() -> bool:
             return ledger.uncommitted_bytes > self._config.max_bytes_in_flight

@@ -19,7 +19,10 @@ class RolloutLoadError(RuntimeError):
 
 
 class WorkerModels:
-    """Follows live versions and rollouts for the catalog, and keeps what is told of them. Safe from any thread."""
+    """Follows live versions and rollouts for the catalog, and keeps what is told of them. Safe from any thread.
+
+    `users_met`: set by who routes; how many users a model's candidate had in this step.
+    """
 
     def __init__(
         self, catalog: Catalog, metrics: WorkerMetrics, name: str, run_id: str, wall: Callable[[], int]
@@ -33,6 +36,8 @@ class WorkerModels:
         self._rollouts: Mapping[str, Rollout] = {}
         self._entries: Mapping[tuple[str, str], Control] = {}
         self._before: Mapping[str, Rollout] = {}
+        self._obeyed: Mapping[str, Rollout] = {}
+        self.users_met: Callable[[str], int] = lambda _model: 0
 
     def obey(self, state: ControlState) -> None:
         """Load what is to serve. Nobody is sent to it yet."""
@@ -43,6 +48,7 @@ class WorkerModels:
 
     def obeyed(self) -> None:
         """Users are sent by it now: note how long that took."""
+        self._obeyed = self._rollouts
         for name, now in self._rollouts.items():
             before = self._before.get(name)
             same = before is not None and before.salt == now.salt
@@ -81,6 +87,8 @@ class WorkerModels:
         for name in sorted({*self._catalog.names(), *self._rollouts}):
             loads = self._catalog.loads(name)
             known = self._changes.of(name)
+            rollout = self._obeyed.get(name)
+            on = rollout is not None and rollout.is_on
             models[name] = ModelState(
                 ready={version: round(took, 6) for version, took in loads.items() if isinstance(took, float)},
                 failed={version: why for version, why in loads.items() if isinstance(why, str)},
@@ -88,6 +96,9 @@ class WorkerModels:
                 swap_ms=known.swap_ms,
                 rollback_ms=known.rollback_ms,
                 swaps=known.swaps,
+                rollout=rollout.salt if rollout is not None and on else "",
+                step=rollout.step if rollout is not None and on else LOADING,
+                users=self.users_met(name) if on else 0,
             )
         return WorkerState(self._name, self._run_id, models)
 

@@ -17,6 +17,7 @@ from typing import Any, Final, Self
 
 from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaError, KafkaException, Message, Producer, TopicPartition
 
+from models.rollout import LOADING
 from producers.kafka import Config, client_config, unreachable
 from schemas.codec import Codec, DecodeError
 from schemas.records import Control
@@ -37,6 +38,8 @@ class ModelState:
     `ready`: seconds from asked for to ready by version, `failed`: why a version is not. `serves`: the version that
     answers by default. `swap_ms` and `rollback_ms`: from when the last change of each kind was written to when it held
     here, by the clocks of both (a clock that is ahead shows as 0); -1: none since this worker began. `swaps`: how many.
+    `rollout` and `step`: the salt and the step of the rollout by which users are sent here; empty where none is on.
+    `users`: how many have met its candidate here in this step, where they are not too many to be worth a count.
     """
 
     ready: Mapping[str, float] = field(default_factory=dict)
@@ -45,6 +48,9 @@ class ModelState:
     swap_ms: float = -1.0
     rollback_ms: float = -1.0
     swaps: int = 0
+    rollout: str = ""
+    step: int = LOADING
+    users: int = 0
 
 
 @dataclass(frozen=True, slots=True)
