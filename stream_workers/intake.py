@@ -89,7 +89,10 @@ class RequestIntake:
         now_us: Callable[[], int],
         max_request_bytes: int,
     ) -> None:
-        """`limits_of`: the batch limits of a model."""
+        """`limits_of`: the batch limits of a model.
+
+        `shadow`, to be set: takes requests that a rollout's candidate is to score as well, after they went their way.
+        """
         self._codec = codec
         self._ledger = ledger
         self._publisher = publisher
@@ -102,6 +105,7 @@ class RequestIntake:
         self.router = Router(())
         self._rollouts: Mapping[str, Rollout] = {}
         self._met: dict[str, set[bytes]] = {}
+        self.shadow: Callable[[Requests, str], None] = lambda _requests, _candidate: None
         self._parked: dict[tuple[str, str], list[Callable[[], None]]] = {}
         self._lock = threading.Lock()
 
@@ -230,6 +234,8 @@ class RequestIntake:
         rollout = self._rollouts.get(requests.model)
         if rollout is None or not rollout.buckets:
             self._place(requests.to(default, requests.experiment, ""))
+            if rollout is not None and rollout.is_shadowing:
+                self.shadow(requests, rollout.candidate)
             return
         meets = np.array(rollout.meets_many([user.decode() for user in requests.users]), bool)
         for inside, version in ((True, rollout.candidate), (False, default)):
@@ -324,7 +330,7 @@ class RequestIntake:
             self._invalid(requests, "a request gives inputs or features, not both")
             return None
         try:
-            arrays, rows_each = _stack(requests.tensors, requests.count)
+            arrays, rows_each = stacked(requests.tensors, requests.count)
             signature.check_arrays(arrays)
         except (TensorError, InvalidInputError) as error:
             # The joined arrays have other shapes than the sender's: the message comes from one request's own tensors.
@@ -344,7 +350,7 @@ class RequestIntake:
         self._publisher.failed(requests, Code.INVALID_ARGUMENT, message)
 
 
-def _stack(tensors: Sequence[Tensor], count: int) -> tuple[dict[str, Array], int]:
+def stacked(tensors: Sequence[Tensor], count: int) -> tuple[dict[str, Array], int]:
     """The joined tensors of `count` requests as arrays [count * rows, ...], and the rows of each request."""
     if not tensors:
         raise TensorError("no inputs and no features; give one of them")

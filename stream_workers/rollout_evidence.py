@@ -107,7 +107,7 @@ class StepEvidence:
         if self.rollout.mode == "canary" and enough:
             share = self.rollout.share
             # The current version's users are the others, as many for each of ours as there are shares of them.
-            others = users * (1 - share) / share if share < 1 else users
+            others = users * (1 - share) / share if 0 < share < 1 else users
             rows = 1 / own.scored + 1 / beside.scored
             least = 1 / min(own.scored, max(users, 1)) + 1 / min(beside.scored, max(others, 1))
             noise *= least / rows

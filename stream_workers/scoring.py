@@ -45,6 +45,7 @@ from stream_workers.publish import Publisher
 from stream_workers.replies import ReplySender, ReplyTopics
 from stream_workers.reply_producers import ReplyProducer, reply_producer
 from stream_workers.scoring_config import ScoringConfig
+from stream_workers.shadow import Shadow
 from stream_workers.worker_models import WorkerModels
 from stream_workers.worker_state import StateTeller
 
@@ -111,6 +112,7 @@ class ScoringWorker:
         self._ledgers: list[Ledger] = []
         self._load_failure: BaseException | None = None
         self._replies: ReplySender | None = None
+        self._shadow: Shadow | None = None
         health.set("control", False, "the control topic is not read yet")
         health.set("models", False, "models are not loaded yet")
 
@@ -175,6 +177,8 @@ class ScoringWorker:
                 thread.join()
             self._teller.stop()
             self._device.stop()
+            if self._shadow is not None:
+                self._shadow.close()
             self._catalog.close()
             control.stop()
             if self._replies is not None:
@@ -259,6 +263,19 @@ class ScoringWorker:
         )
         self._intakes.append(intake)
         self._models.users_met = intake.users_met
+        self._shadow = Shadow(
+            self._codec,
+            self._config.topics,
+            Producer(dict(self._config.producer(**{"compression.type": "lz4", "logger": _kafka_log}))),
+            self._catalog,
+            self._device,
+            self._metrics,
+            worker=self._config.name,
+            run_id=self._run_id,
+            limits_of=self._limits,
+            now_us=now_us,
+        )
+        intake.shadow = self._shadow.offer
 
         def held_back() -> bool:
             return ledger.uncommitted_bytes > self._config.max_bytes_in_flight

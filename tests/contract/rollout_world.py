@@ -9,6 +9,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import numpy as np
+from confluent_kafka import OFFSET_BEGINNING, Consumer, TopicPartition
 from monitor_process import Log, MonitorProcess, until
 from onnx_models import node, write
 from worker_process import Answer, Scene
@@ -24,7 +25,8 @@ from producers.control import ControlTopic
 from producers.publisher import create_topics
 from schemas.codec import Codec
 from schemas.codes import Code
-from schemas.records import Alert, ScoreRequest
+from schemas.records import Alert, PredictionBatch, ScoreRequest
+from schemas.tensors import unpack_strings
 from schemas.topics import Topics
 
 # 24 users whose answers are spread over [0, 1].
@@ -33,7 +35,17 @@ USERS = [f"user {number}" for number in range(120)]
 SIGNATURE = Signature(
     (TensorSpec("x", "INT64", ("rows",)),), (TensorSpec("y", "FP32", ("rows",)),), score=Score("y")
 )  # fmt: skip
-MODELS = {"good": TABLE, "kills": TABLE, "ends": TABLE, "errors": TABLE[:2], "shifted": TABLE[-2:] * 12, "slow": TABLE}
+HIGH = TABLE[-2:] * 12
+MODELS = {
+    "good": TABLE,
+    "kills": TABLE,
+    "ends": TABLE,
+    "errors": TABLE[:2],
+    "shifted": HIGH,
+    "slow": TABLE,
+    "ghost": TABLE,
+    "haunted": HIGH,
+}
 QUICK = Terms(steps_of([0.2, 0.6]), 1.0, 60, Guard(p99_ms=5000.0, p99_ratio=None, min_rows=60))
 
 
@@ -123,6 +135,25 @@ class World:
         """What was told of a model's rollouts."""
         return [one for one in self.log.alerts() if one.rule == "rollout" and one.labels["model"] == name]
 
+    def shadows(self, model: str) -> Callable[[], list[tuple[str, str]]]:
+        """Reads what a shadow of a model has scored so far: request and version of each row."""
+        codec, consumer = Codec(), Consumer({"bootstrap.servers": self.broker.address, "group.id": "none"})
+        topic = self.topics.shadow_predictions
+        consumer.assign([TopicPartition(topic, number, OFFSET_BEGINNING) for number in range(4)])
+
+        def read() -> list[tuple[str, str]]:
+            found: list[tuple[str, str]] = []
+            while messages := consumer.consume(500, 1.0):
+                for one in messages:
+                    if one.error() is None:
+                        batch = codec.decode(PredictionBatch, one.value())
+                        names = unpack_strings(batch.request_ids) if batch.model == model else []
+                        found += [(name, batch.version) for name in names]
+            consumer.close()
+            return found
+
+        return read
+
     def close(self) -> None:
         with suppress(Exception):
             self.log.close()
@@ -153,7 +184,14 @@ class Load:
 
     def answers(self) -> list[tuple[float, str, Answer]]:
         """The first answer to each request, in the order in which they were sent: when, to whom, what."""
-        self._world.scene.answers_to_all([one for _, one in self.sent])
+        scene, ids = self._world.scene, [one.request_id for _, one in self.sent]
+        try:
+            scene.wait("answers", lambda: all(one in scene.answers and one in scene.fates for one in ids), 60)
+        except AssertionError as error:
+            missing = [[one for one in ids if one not in known] for known in (scene.answers, scene.fates)]
+            raise AssertionError(
+                f"no answer to {len(missing[0])}, no fate of {len(missing[1])} of {len(ids)}"
+            ) from error
         return [(at, one.user_id, self._world.scene.answers[one.request_id][0]) for at, one in self.sent]
 
     def versions(self) -> dict[str, list[str]]:

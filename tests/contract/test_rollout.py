@@ -157,3 +157,21 @@ def test_of_two_who_begin_at_once_one_succeeds_and_an_operator_ends_it(world: Wo
     assert world.rollout("ends") == over
     assert over.passed[0].share == 0.2
     assert LOADING == -1
+
+
+@pytest.mark.parametrize(("model", "state"), [("ghost", "done"), ("haunted", "rolled back")])
+def test_a_shadow_is_scored_and_logged_and_answers_nobody(world: World, model: str, state: str) -> None:
+    shadows = world.shadows(model)
+    with Load(world, model).flowing() as load:
+        world.rollouts.begin(model, "2", QUICK, mode="shadow")
+        over = world.until(model, lambda one: not one.is_on)
+    assert over.state == state, over.reason
+    assert world.live(model) == '{"version": "1"}'
+    assert {version for own in load.versions().values() for version in own} == {"1"}
+    asked = {one.request_id for _, one in load.sent}
+    scored = {one for one, version in shadows() if version == "2"}
+    assert len(scored) >= over.passed[0].requests >= (QUICK.min_requests if state == "done" else 1)
+    assert scored <= asked
+    fates = [fate for one in asked for fate in world.scene.fates[one]]
+    assert {fate.version for fate in fates} == {"1"}
+    assert len(fates) == len(asked)
