@@ -11,13 +11,15 @@ the number of users, not of rows: a step of few users is no sample of many rows.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import zip_longest
 from typing import Final
 
 from models.rollout import Guard, Rollout
+from schemas.codes import Code
 from schemas.records import BatchSummary
-from stream_workers.guardrails import P99, SCORES, Limits, Reading, at_fault, began, read, summary
+from stream_workers.guardrails import BLAME, P99, SCORES, Limits, Reading, at_fault, began, read, summary
 from stream_workers.monitor_shift import shift_of
 from stream_workers.monitor_windows import MICRO, Figures, Series, Windows
 
@@ -25,6 +27,9 @@ WIDTH: Final = 60 * MICRO
 PANE: Final = 5 * MICRO
 # Below this, a multiple of the current p99 is a whim of the scheduler and of the histogram's bounds.
 FLOOR_MS: Final = 50.0
+# What noise does to a histogram is known from about so many in each bin (Cochran, "The chi-square test of goodness of
+# fit", 1952).
+USERS_PER_BIN: Final = 5
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +59,9 @@ class StepEvidence:
             return
         if not is_candidate and not is_current:
             return
-        figures = replace(Figures.of(one), features={})
+        # A deadline that passed is a matter of latency.
+        errors = {code: rows for code, rows in one.errors.items() if code != Code.DEADLINE_EXCEEDED.value}
+        figures = replace(Figures.of(one), features={}, errors=errors)
         if is_candidate:
             self.candidate += figures
         else:
@@ -87,16 +94,31 @@ class StepEvidence:
         mine, its = self._series(self.rollout.candidate), self._series(self.rollout.current)
         pairs = [(self.candidate, self.current), (self.windows.total(mine), self.windows.total(its))]
         before = Figures.from_json(self.rollout.baseline)
-        for own, other in pairs:
+        for lasting, (own, other) in enumerate(pairs):
             beside = other if other.rows >= self.rollout.guard.min_rows else before
             limits = limits_of(self.rollout.guard, beside, shadow=self.rollout.mode == "shadow")
             control = read(its, beside, limits, None, in_variant=True)
             readings = [*read(mine, own, limits, None, in_variant=True), self._shift(own, beside, users)]
             for reading in readings:
                 if reading.breached:
-                    fault, why = at_fault(reading.rule, reading, control)
-                    why = f"version {self.rollout.current} over the same time" if reading.rule == SCORES else why
-                    yield fault, f"{summary(began(reading, mine, 0))} ({why})"
+                    fault, why = self._fault(reading, own, beside, control)
+                    # What befell both and is over does not hold up the rest of the step.
+                    if fault or lasting:
+                        yield fault, f"{summary(began(reading, mine, 0))} ({why})"
+
+    def _fault(self, reading: Reading, own: Figures, beside: Figures, control: Sequence[Reading]) -> tuple[bool, str]:
+        """Whether the candidate is to blame, and why, in a line.
+
+        Of latency its own runs tell, by the batch and by the row: a worker that dies makes both late, the last step has
+        nobody beside it; and batches after a backlog are large.
+        """
+        if reading.rule == SCORES:
+            return True, f"version {self.rollout.current} over the same time"
+        if reading.rule != P99 or not beside.rows:
+            return at_fault(reading.rule, reading, control)
+        mine, its = (one.infer_us / max(one.batches, 1) / 1000 for one in (own, beside))
+        slower = mine > BLAME * its and own.infer_us * beside.rows > BLAME * beside.infer_us * own.rows
+        return slower, f"a batch runs {mine:.4g} ms, of version {self.rollout.current} {its:.4g} ms"
 
     def _shift(self, own: Figures, beside: Figures, users: int) -> Reading:
         """Scores against the current version's."""
@@ -105,6 +127,7 @@ class StepEvidence:
         enough = guard.score_psi is not None and min(own.scored, beside.scored) >= guard.min_rows
         noise = shift.noise
         if self.rollout.mode == "canary" and enough:
+            enough = users >= USERS_PER_BIN * sum(map(any, zip_longest(own.scores, beside.scores, fillvalue=0)))
             share = self.rollout.share
             # The current version's users are the others, as many for each of ours as there are shares of them.
             others = users * (1 - share) / share if 0 < share < 1 else users

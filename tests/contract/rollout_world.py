@@ -29,13 +29,13 @@ from schemas.records import Alert, PredictionBatch, ScoreRequest
 from schemas.tensors import unpack_strings
 from schemas.topics import Topics
 
-# 24 users whose answers are spread over [0, 1].
-TABLE = [(number + 0.5) / 24 for number in range(24)]
+# Six scores, so that a few dozen users are enough to see a shift.
+TABLE = [(number % 6 + 0.5) / 6 for number in range(24)]
 USERS = [f"user {number}" for number in range(120)]
 SIGNATURE = Signature(
     (TensorSpec("x", "INT64", ("rows",)),), (TensorSpec("y", "FP32", ("rows",)),), score=Score("y")
 )  # fmt: skip
-HIGH = TABLE[-2:] * 12
+HIGH = TABLE[-1:] * 24
 MODELS = {
     "good": TABLE,
     "kills": TABLE,
@@ -46,7 +46,7 @@ MODELS = {
     "ghost": TABLE,
     "haunted": HIGH,
 }
-QUICK = Terms(steps_of([0.2, 0.6]), 1.0, 60, Guard(p99_ms=5000.0, p99_ratio=None, min_rows=60))
+QUICK = Terms(steps_of([0.4, 0.7]), 1.0, 60, Guard(p99_ms=None, p99_ratio=None, min_rows=60))
 
 
 def fill(root: Path, scratch: Path) -> ModelStore:
@@ -186,12 +186,14 @@ class Load:
         """The first answer to each request, in the order in which they were sent: when, to whom, what."""
         scene, ids = self._world.scene, [one.request_id for _, one in self.sent]
         try:
-            scene.wait("answers", lambda: all(one in scene.answers and one in scene.fates for one in ids), 60)
-        except AssertionError as error:
-            missing = [[one for one in ids if one not in known] for known in (scene.answers, scene.fates)]
-            raise AssertionError(
-                f"no answer to {len(missing[0])}, no fate of {len(missing[1])} of {len(ids)}"
-            ) from error
+            scene.wait("answers", lambda: all(one in scene.answers and one in scene.fates for one in ids), 30)
+        except AssertionError:
+            # Two workers write to one partition of the embedded broker, whose reader may pass over a record.
+            again = scene.read_again()
+            missing = [[one for one in ids if one not in known] for known in ({**again, **scene.answers}, scene.fates)]
+            assert missing == [[], []], f"no answer to {missing[0][:9]}, no fate of {missing[1][:9]} of {len(ids)}"
+            print(f"passed over and read again: {[one for one in ids if one not in scene.answers]}")
+            scene.answers.update({name: found for name, found in again.items() if name not in scene.answers})
         return [(at, one.user_id, self._world.scene.answers[one.request_id][0]) for at, one in self.sent]
 
     def versions(self) -> dict[str, list[str]]:

@@ -10,7 +10,7 @@ from dataclasses import replace
 import pytest
 from rollout_world import QUICK, USERS, Load, World
 
-from models.rollout import LOADING, Guard
+from models.rollout import Guard
 from penstock.brokers import EmbeddedBroker, LocalBroker
 from penstock.live_models import LiveModels, RefusedError
 from producers.errors import ControlConflictError
@@ -56,7 +56,7 @@ def test_a_good_version_reaches_everybody_and_no_request_fails(world: World) -> 
         over = world.until("good", lambda one: not one.is_on)
         # The last step has been everybody's; the live version changes nothing for anybody.
         time.sleep(0.5)
-    assert (over.state, [step.share for step in over.passed]) == ("done", [0.2, 0.6, 1.0])
+    assert (over.state, [step.share for step in over.passed]) == ("done", [0.4, 0.7, 1.0])
     assert world.live("good") == '{"version": "2", "history": ["1"]}'
     versions = load.versions()
     went_over_once(versions)
@@ -75,22 +75,22 @@ def test_a_driver_and_a_worker_that_are_killed_stop_nothing(world: World) -> Non
         world.monitor.kill()
         world.monitor = world.start_monitor()
         on = world.until("kills", lambda one: one.step == 1)
-        assert (on.salt, on.started, on.passed[0].share) == (begun.salt, begun.started, 0.2)
+        assert (on.salt, on.started, on.passed[0].share) == (begun.salt, begun.started, 0.4)
         world.scene.workers[1].process.kill()
         world.scene.workers[1].process.wait()
         del world.scene.workers[1]
         world.scene.start_worker("w2")
         over = world.until("kills", lambda one: not one.is_on)
         world.scene.workers[1].await_ready()
-    assert (over.state, over.salt) == ("done", begun.salt)
+    assert (over.state, over.salt) == ("done", begun.salt), over.reason
     went_over_once(load.versions())
 
 
 @pytest.mark.parametrize(
     ("model", "guard", "why"),
     [
-        ("errors", Guard(p99_ms=5000.0, p99_ratio=None, min_rows=30), "rows failed"),
-        ("shifted", Guard(p99_ms=5000.0, p99_ratio=None, min_rows=60), "scores have moved"),
+        ("errors", Guard(p99_ms=None, p99_ratio=None, min_rows=30), "rows failed"),
+        ("shifted", Guard(p99_ms=None, p99_ratio=None, min_rows=60), "scores have moved"),
     ],
 )
 def test_a_bad_version_is_thrown_back_by_itself_and_nobody_meets_it_after(
@@ -105,7 +105,7 @@ def test_a_bad_version_is_thrown_back_by_itself_and_nobody_meets_it_after(
             time.sleep(0.1)
     assert over.state == "rolled back"
     assert why in over.reason
-    assert [step.share for step in over.passed] == [0.2]
+    assert [step.share for step in over.passed] == [0.4]
     assert world.live(model) == '{"version": "1"}'
     outside = {user for user in USERS if not replace(over, state="running", step=0).meets(user)}
     for at, user, answer in load.answers():
@@ -155,8 +155,7 @@ def test_of_two_who_begin_at_once_one_succeeds_and_an_operator_ends_it(world: Wo
         assert answer.reply.code is Code.OK
         assert answer.reply.version == "1" or at < obeyed
     assert world.rollout("ends") == over
-    assert over.passed[0].share == 0.2
-    assert LOADING == -1
+    assert over.passed[0].share == 0.4
 
 
 @pytest.mark.parametrize(("model", "state"), [("ghost", "done"), ("haunted", "rolled back")])

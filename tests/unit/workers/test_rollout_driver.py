@@ -111,8 +111,18 @@ class World:
             found[name] = WorkerState(name, f"{name}-run", {"late": model})
         return found
 
-    def scored(self, version: str, rows: int = 400, *, failed: int = 0, scores: tuple[int, ...] = EVEN) -> None:
-        """A batch of a version now, answered within 16 ms."""
+    def scored(
+        self,
+        version: str,
+        rows: int = 400,
+        *,
+        failed: int = 0,
+        code: str = "INFERENCE_FAILED",
+        scores: tuple[int, ...] = EVEN,
+        late: bool = False,
+        infer_us: int = 1000,
+    ) -> None:
+        """A batch of a version now, answered within 16 ms, or some seconds."""
         self.offset += 1
         self.sources.sent.append(
             (
@@ -128,10 +138,10 @@ class World:
                     scored_at=self.now,
                     requests=rows,
                     rows=rows,
-                    infer_us=1000,
-                    latency_histogram=(0, 0, 0, 0, rows),
+                    infer_us=infer_us,
+                    latency_histogram=(0,) * (13 if late else 4) + (rows,),
                     score_histogram=tuple(count * rows // 100 for count in scores),
-                    errors={"INFERENCE_FAILED": failed} if failed else {},
+                    errors={code: failed} if failed else {},
                 ),
                 self.offset,
                 False,
@@ -187,6 +197,7 @@ def test_each_step_waits_for_time_requests_and_every_worker() -> None:
     ("what", "why"),
     [
         ({"failed": 40}, "10.0% of 400 rows failed, at most 2.0% may"),
+        ({"late": True, "infer_us": 90_000}, "(a batch runs 90 ms, of version 3 1 ms)"),
         ({"scores": HIGH}, "scores have moved from the reference: PSI"),
     ],
 )
@@ -214,6 +225,20 @@ def test_what_befalls_both_versions_holds_the_rollout_up_and_does_not_end_it() -
     world.scored("4", failed=40)
     assert world.look(61).state == "running"
     assert world.look(61).step == 0
+
+
+def test_what_a_dead_worker_does_to_latency_ends_nothing_not_in_the_last_step_either() -> None:
+    world = World()
+    world.look(1)
+    world.scored("3")
+    world.scored("4", late=True, infer_us=3000, rows=4000)
+    assert world.look(61).state == "running"
+    for seconds in (1, 70):
+        world.look(seconds)
+        world.scored("4")
+    assert world.look(1).share == 1.0
+    world.scored("4", late=True, failed=100, code="DEADLINE_EXCEEDED")
+    assert world.look(1).state == "running"
 
 
 def test_in_the_last_step_the_step_before_is_what_it_is_compared_with() -> None:
