@@ -54,13 +54,13 @@ class LiveRollouts:
 
         Raises `RefusedError`, `ArtifactError`, `ControlConflictError`, `BrokerUnavailableError`.
         """
-        live, revision = self._live.checked(name, version, new_signature=new_signature, expect=expect)
         before, held = self._live.rollout(name)
         if before is not None and before.is_on:
             raise RefusedError(
                 f"version {before.candidate} of model {name!r} is being rolled out already, to {before.share:.2%} of "
                 f"users; wait for it, or end it (penstock models rollout {name} --abort)"
             )
+        live, revision = self._live.checked(name, version, new_signature=new_signature, expect=expect)
         if version == live.version:
             raise RefusedError(
                 f"version {version} of model {name!r} serves already, as the newest released one; add a version with "
