@@ -78,21 +78,25 @@ class Catalog:
         is_busy: Callable[[str, str], bool] = lambda _model, _version: False,
         holding: Holding | None = None,
         events: Events | None = None,
+        on_swap: Callable[[str, str, str], None] = lambda _model, _before, _after: None,
         clock: Callable[[], float] = monotonic,
     ) -> None:
         """`on_ready` is called, from the loading thread, when a version became ready or failed.
 
         `on_gone`: when one was unloaded, having been taken out of the store, unused for long, or evicted.
-        `is_busy`: whether work of a version waits for the device or runs.
+        `on_swap(model, before, after)`: when another version began to serve by default. `is_busy`: whether work of a
+        version waits for the device or runs.
         """
         self._store = store
         self._load = load
         self._gone = on_gone
+        self._on_swap = on_swap
         self._busy = is_busy
         self._clock = clock
         self._holding = holding or Holding()
         self._mine: Callable[[str], bool] = lambda _model: True
         self._live: Mapping[str, Live] = {}
+        self._candidates_now: Mapping[str, str] = {}
         self._serving: dict[str, str] = {}
         self._listing: dict[str, _Listed] = {}
         self.store_problem = ""
@@ -118,6 +122,15 @@ class Catalog:
         """The version that serves each model by default, where control says so; elsewhere the newest released does."""
         self._live = dict(live)
 
+    def set_candidates(self, candidates: Mapping[str, str]) -> None:
+        """The version of each model that is being rolled out: it is loaded, and stays, beside the one that serves.
+
+        One that is new here and failed before is tried again at once.
+        """
+        before, self._candidates_now = self._candidates_now, dict(candidates)
+        for key in candidates.items() - before.items():
+            self.residency.retry(key)
+
     def resolve(self, model: str, version: str = "") -> str:
         """The version that answers. Raises `UnknownModelError` naming the models or versions there are."""
         listed = self._models().get(model)
@@ -135,8 +148,9 @@ class Catalog:
             return wanted
         if self.residency.state((model, wanted)) == "ready":
             self._serving[model] = wanted
-            if serving is not None:
+            if serving is not None and serving != wanted:
                 log.info("model %s: version %s serves, after %s", model, wanted, serving)
+                self._on_swap(model, serving, wanted)
             return wanted
         if serving is not None and self.residency.is_ready((model, serving)):
             return serving
@@ -153,6 +167,8 @@ class Catalog:
                 # It may have been taken out since it was listed.
                 with suppress(UnknownModelError):
                     self.resolve(model)
+        for key in self._rolled_out():
+            self.residency.begin(key)
 
     def ready(self, model: str, version: str) -> LoadedModel | None:
         """The loaded version, or None while it is being loaded. Raises `UnavailableModelError` saying why not."""
@@ -183,6 +199,38 @@ class Catalog:
         models = self._models()
         return bool(models) and not any(self._mine(model) for model in models)
 
+    def names(self) -> list[str]:
+        """The models that are served here."""
+        return [model for model in self._listing if self._mine(model)]
+
+    def serving(self, model: str) -> str:
+        """The version that answers by default now; empty before any does."""
+        return self._serving.get(model, "")
+
+    def loads(self, model: str) -> dict[str, float | str]:
+        """Seconds that each version took from being asked for to ready, or why it is not."""
+        settled = self.residency.settled()
+        return {
+            version: self.residency.took((own, version)) if error is None else str(error)
+            for (own, version), error in settled.items()
+            if own == model
+        }
+
+    def candidate_problem(self, model: str) -> str:
+        """Why the version of a model that is being rolled out cannot serve here; empty where it can, or loads."""
+        version = self._candidates_now.get(model)
+        found = self.loads(model).get(version, 0.0) if version is not None else 0.0
+        return found if isinstance(found, str) else ""
+
+    def await_candidates(self) -> list[str]:
+        """Load what is being rolled out, and wait; one line for each that cannot serve."""
+        problems = []
+        for key in self._rolled_out():
+            error = self.residency.begin(key).exception()
+            if error is not None:
+                problems.append(f"{' '.join(key)}: {error}")
+        return problems
+
     def preload(self) -> tuple[list[LoadedModel], list[str]]:
         """Load the default version, or else the last good one, of every model that is kept, and wait for them.
 
@@ -207,8 +255,10 @@ class Catalog:
         return sum(one.size for one in self._store.manifest(*key).files)
 
     def is_fixed(self, key: Key) -> bool:
-        """Whether a version is never evicted: it is pinned, or serves by default where that is loaded in advance."""
+        """Whether a version is never evicted: it is pinned, rolled out, or serves by default where such are kept."""
         model, version = key
+        if self._candidates_now.get(model) == version:
+            return self._mine(model)
         return self._is_kept(model) and (self._holding.pins(model) or self._serving.get(model) == version)
 
     def is_busy(self, key: Key) -> bool:
@@ -245,6 +295,11 @@ class Catalog:
             del self._serving[model]
         self._store.release(model, version)
         self._gone(model, version)
+
+    def _rolled_out(self) -> list[tuple[str, str]]:
+        """The candidates of the models that are served here."""
+        listing = self._models()
+        return [one for one in self._candidates_now.items() if one[0] in listing and self._mine(one[0])]
 
     def _wanted(self, model: str, listed: _Listed) -> str:
         live = self._live.get(model)
@@ -301,7 +356,8 @@ class Catalog:
         listed = self._listing.get(model)
         if listed is None:
             return True
-        if self._mine(model) and version in (self._serving.get(model), self._wanted(model, listed)):
+        now = (self._serving.get(model), self._wanted(model, listed), self._candidates_now.get(model))
+        if self._mine(model) and version in now:
             return False
         return version not in listed.versions or self._clock() - self.residency.asked_at(key) > UNUSED_SECONDS
 

@@ -93,6 +93,7 @@ class Residency:
         self._retry_at: dict[Key, float] = {}
         self._asked_at: dict[Key, float] = {}
         self._bytes: dict[Key, int] = {}
+        self._took: dict[Key, float] = {}
         self._needs: dict[Key, int] = {}
         self._leaving: dict[Key, float] = {}
         self._wanted_again: set[Key] = set()
@@ -127,6 +128,12 @@ class Residency:
         future = self.begin(key)
         return future if future.done() else None
 
+    def retry(self, key: Key) -> None:
+        """A version that failed may be tried again at once."""
+        with self._lock:
+            if key in self._retry_at:
+                self._retry_at[key] = self._clock()
+
     def is_ready(self, key: Key) -> bool:
         """Whether it is in memory; a look that begins nothing and takes no lock, for every poll's sake."""
         future = self._loads.get(key)
@@ -148,6 +155,10 @@ class Residency:
     def asked_at(self, key: Key) -> float:
         """When somebody asked for it last."""
         return self._asked_at.get(key, float("-inf"))
+
+    def took(self, key: Key) -> float:
+        """Seconds from when a version was asked for to when it was in memory; 0 for one that is not."""
+        return self._took.get(key, 0.0)
 
     def held_bytes(self) -> int:
         """Bytes of all versions in memory; 0 without a budget, since they are not measured then."""
@@ -182,8 +193,9 @@ class Residency:
             # Set already where it need not be tried again so soon.
             self._retry_at.setdefault(key, self._clock() + RETRY_SECONDS)
             raise
+        self._took[key] = self._clock() - asked
         if self._events is not None:
-            self._events.loaded(*key, self._clock() - asked)
+            self._events.loaded(*key, self._took[key])
         return found
 
     def _load_within(self, key: Key) -> LoadedModel:
@@ -259,7 +271,7 @@ class Residency:
 
     def _forget(self, key: Key) -> None:
         self._loads.pop(key, None)
-        for held in (self._retry_at, self._asked_at, self._bytes, self._leaving):
+        for held in (self._retry_at, self._asked_at, self._bytes, self._took, self._leaving):
             held.pop(key, None)
 
     def _no_room(self, key: Key, need: int) -> str:

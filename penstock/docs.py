@@ -52,6 +52,9 @@ USES: Final[Mapping[str, _Use]] = {
         "scoring workers, ingest, monitor",
     ),
     "alerts": _Use("Alert", "alert_id", "monitor, scoring workers", "ingest, monitor, scoring workers"),
+    "shadow_predictions": _Use("PredictionBatch", "the worker's name", "scoring workers", "ingest"),
+    "shadow_summaries": _Use("BatchSummary", "model", "scoring workers", "ingest, monitor"),
+    "workers": _Use("Control", "`worker/NAME`", "scoring workers", "monitor, `penstock models show`"),
 }
 
 

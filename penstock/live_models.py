@@ -7,7 +7,8 @@ operators who change the same model at once one succeeds and the other is told.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+import time
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Final, Protocol
@@ -17,12 +18,15 @@ from models.errors import ArtifactError, ManifestError, ModelError, StoreError, 
 from models.fallback import check_fallback
 from models.live import Live, last_good
 from models.manifest import RELEASED, Manifest
+from models.rollout import KIND as ROLLOUT
+from models.rollout import Rollout, RolloutError
+from producers.control import Swap
 from schemas.records import Control
 
 KIND: Final = "model"
 AUTHOR: Final = "penstock models"
 # Entries of other kinds whose body may name versions of a model, and what each is called.
-_USERS: Final = {"experiment": "experiment", "experiment-plan": "the plan of experiment", "rollout": "rollout"}
+_USERS: Final = {"experiment": "experiment", "experiment-plan": "the plan of experiment", ROLLOUT: "rollout"}
 
 
 class Topic(Protocol):
@@ -33,6 +37,9 @@ class Topic(Protocol):
 
     def swap(self, kind: str, name: str, body: Any, *, expected: int | None, author: str = "") -> Control:
         """Write an entry in place of one of that revision."""
+
+    def swap_all(self, swaps: Sequence[Swap], *, author: str = "") -> list[Control]:
+        """Several at once, or none."""
 
 
 class Store(Protocol):
@@ -82,15 +89,29 @@ class Use:
 class LiveModels:
     """The operations of `penstock models` that ask or change control."""
 
-    def __init__(self, topic: Topic, store: Store) -> None:
+    def __init__(self, topic: Topic, store: Store, now_us: Callable[[], int] = lambda: time.time_ns() // 1000) -> None:
         self._topic = topic
         self._store = store
+        self._now_us = now_us
 
     def promote(self, name: str, version: str, *, new_signature: bool = False, expect: str | None = None) -> Change:
-        """Let a version serve by default, after its files, and those of its fallback, were found right.
+        """Let a version serve by default at once, after its files, and its fallback's, were found right.
+
+        Ends a rollout that is on.
 
         `expect`: the version that must be live now, where the caller decided by that. Raises `RefusedError`,
         `ArtifactError`, `ControlConflictError`, `BrokerUnavailableError`.
+        """
+        live, revision = self.checked(name, version, new_signature=new_signature, expect=expect)
+        reason = f"version {version} was made live at once"
+        return self._swap(name, live, live.promoted(version) if version != live.version else live, revision, reason)
+
+    def checked(
+        self, name: str, version: str, *, new_signature: bool = False, expect: str | None = None
+    ) -> tuple[Live, int | None]:
+        """What is live and the revision of the entry that says so, after a version was found fit to follow it.
+
+        Raises as `promote` does.
         """
         live, revision = self._live(name)
         # Its manifest first: an unknown version is answered before anything is read.
@@ -105,11 +126,19 @@ class LiveModels:
         self._store.verify(name, version)
         if manifest.fallback_version is not None:
             self._store.verify(*manifest.fallback_version)
-        return self._swap(name, live, live.promoted(version) if version != live.version else live, revision)
+        return live, revision
 
     def rollback(self, name: str) -> Change:
-        """Go back to the last good version, whose files are verified before. Raises as `promote` does."""
+        """End a rollout that is on; else go back to the last good version, whose files are verified before.
+
+        Raises as `promote` does.
+        """
         live, revision = self._live(name)
+        rollout, held = self.rollout(name)
+        if rollout is not None and rollout.is_on:
+            over = rollout.ended("aborted", "an operator rolled it back", self._now_us())
+            entry = self._topic.swap(ROLLOUT, name, over.to_json(), expected=held, author=AUTHOR)
+            return Change(name, live.version, rollout.candidate, entry.revision)
         released = [
             one for one in self._store.versions(name) if one in live.history or self._is_released(name, one)
         ]  # fmt: skip
@@ -122,7 +151,7 @@ class LiveModels:
                 tried.append(str(error))
                 released.remove(target)
                 continue
-            return self._swap(name, live, live.back_to(target), revision)
+            return self._swap(name, live, live.back_to(target), revision, f"version {target} was gone back to")
         why = f": {'; '.join(tried)}" if tried else ""
         raise RefusedError(f"there is no version of model {name!r} to go back to from {live.version}{why}")
 
@@ -150,10 +179,22 @@ class LiveModels:
             is_default = self._store.default_version(name) == version
             found = [Use("it serves by default, as the newest", False)] if is_default else []
         for (kind, own), one in sorted(entries.items()):
-            if kind in _USERS and _names(one.body, own, name, version):
+            if kind in _USERS and not _is_over(kind, one.body) and _names(one.body, own, name, version):
                 # A plan without an assignment is of an experiment that does not run.
                 found.append(Use(f"{_USERS[kind]} {own!r}", kind != "experiment-plan"))
         return found + [Use(f"it is the fallback of {one}", True) for one in self._leaning_on(name, version)]
+
+    def rollout(self, name: str) -> tuple[Rollout | None, int | None]:
+        """The last rollout of a model and its entry's revision; None: there was none. Raises `RefusedError`."""
+        entry = self._topic.entries().get((ROLLOUT, name))
+        if entry is None:
+            return None, None
+        try:
+            return Rollout.from_json(entry.body), entry.revision
+        except RolloutError as error:
+            raise RefusedError(
+                f"control entry {ROLLOUT}/{name} cannot be read: {error}; remove it (penstock control remove)"
+            ) from None
 
     def stages(self) -> dict[tuple[str, str], str]:
         """What control says of versions: live, previous, rolled back."""
@@ -210,8 +251,16 @@ class LiveModels:
         except ArtifactError:
             return False
 
-    def _swap(self, name: str, before: Live, after: Live, revision: int | None) -> Change:
-        entry = self._topic.swap(KIND, name, after.to_json(), expected=revision, author=AUTHOR)
+    def _swap(self, name: str, before: Live, after: Live, revision: int | None, reason: str) -> Change:
+        rollout, held = self.rollout(name)
+        if rollout is None or not rollout.is_on:
+            # One that begins meanwhile was decided on another live version, and its driver takes it back.
+            entry = self._topic.swap(KIND, name, after.to_json(), expected=revision, author=AUTHOR)
+        else:
+            # The live version first: between the two nobody meets a version that he would not meet after both.
+            over = rollout.ended("aborted", reason, self._now_us())
+            swaps = [Swap(KIND, name, after.to_json(), revision), Swap(ROLLOUT, name, over.to_json(), held)]
+            entry = self._topic.swap_all(swaps, author=AUTHOR)[0]
         return Change(name, after.version, before.version, entry.revision)
 
 
@@ -223,6 +272,14 @@ def _names(body: str, own: str, model: str, version: str) -> bool:
         return False
     is_ours = own == model or any(key == "model" and value == model for key, value in _texts(document))
     return is_ours and any(value == version for key, value in _texts(document) if key != "model")
+
+
+def _is_over(kind: str, body: str) -> bool:
+    """Whether it is the entry of a rollout that has ended. One that cannot be read may be on."""
+    try:
+        return kind == ROLLOUT and not Rollout.from_json(body).is_on
+    except RolloutError:
+        return False
 
 
 def _texts(value: Any, key: str = "") -> list[tuple[str, str]]:

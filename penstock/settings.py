@@ -36,7 +36,7 @@ from penstock.settings_sections import (
     StackSettings,
     WorkerSettings,
 )
-from penstock.settings_watch import AlertSettings, DriftSettings, ExperimentSettings, MonitorSettings
+from penstock.settings_watch import AlertSettings, DriftSettings, ExperimentSettings, MonitorSettings, RolloutSettings
 from schemas.placement import Place, Placement, Pool
 from schemas.topics import Topics
 
@@ -56,6 +56,7 @@ __all__ = [
     "MonitorSettings",
     "PageSettings",
     "PoolSettings",
+    "RolloutSettings",
     "Settings",
     "SettingsError",
     "StackSettings",
@@ -85,6 +86,7 @@ class Settings(BaseSettings):
     experiments: ExperimentSettings = ExperimentSettings()
     alerts: AlertSettings = AlertSettings()
     monitor: MonitorSettings = MonitorSettings()
+    rollout: RolloutSettings = RolloutSettings()
     drift: DriftSettings = DriftSettings()
     http: HttpSettings = HttpSettings()
     page: PageSettings = PageSettings()

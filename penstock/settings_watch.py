@@ -169,3 +169,35 @@ class MonitorSettings(Section):
                 f"window_seconds = {self.window_seconds} is no whole number of panes of {self.pane_seconds} s"
             )
         return self
+
+
+class RolloutSettings(Section):
+    """How a new version is rolled out, where `penstock models promote` does not say otherwise."""
+
+    drive: bool = True
+    """Whether the monitor drives rollouts; false: somebody else does."""
+    steps: tuple[float, ...] = (0.01, 0.05, 0.25, 0.5)
+    """The shares of users that meet the new version, one step after the other; everybody comes last."""
+    hold_seconds: float = Field(default=300.0, ge=0)
+    """How long each step is held at least,"""
+    min_requests: int = Field(default=1000, ge=1)
+    """and how many requests the new version has to answer in it."""
+    shadow_seconds: float = Field(default=3600.0, ge=0)
+    """How long a shadow scores at least."""
+    error_rate: float = Field(default=0.02, ge=0, le=1)
+    """The share of rows that may fail; more, and the new version is rolled back where it is to blame. 0: no limit."""
+    p99_ms: float | None = Field(default=None, ge=0)
+    """Latency of 99% of the rows, at most; not set: the manifest's p99_target, else 1000; 0: no limit."""
+    p99_ratio: float = Field(default=3.0, ge=0)
+    """The same as a multiple of the current version's, where that is more than 50 ms; 0: no limit."""
+    score_psi: float = Field(default=0.25, ge=0)
+    """How far scores may move from the current version's over the same time; 0: no limit."""
+    min_rows: int = Field(default=100, ge=1)
+    """Rows before any of these is judged."""
+
+    @field_validator("steps")
+    @classmethod
+    def _grow(cls, value: tuple[float, ...]) -> tuple[float, ...]:
+        if any(not 0 < one <= 1 for one in value) or list(value) != sorted(set(value)):
+            raise ValueError("expected shares above 0 and up to 1, each larger than the one before")
+        return value

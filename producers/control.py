@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
 
 from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaError, KafkaException, Producer, TopicPartition
 
@@ -16,8 +17,20 @@ from schemas.codec import Codec, DecodeError
 from schemas.records import Control
 
 Entries = dict[tuple[str, str], Control]
+# A rollout ends in a change of the live version, so both are changed under one lock.
+_ABOUT: Final = {"rollout": "model"}
 # What Kafka says to a transactional producer when another one has begun under its name.
 _FENCED = frozenset({KafkaError._FENCED, KafkaError.PRODUCER_FENCED, KafkaError.INVALID_PRODUCER_EPOCH})
+
+
+@dataclass(frozen=True, slots=True)
+class Swap:
+    """An entry in place of the one of revision `expected` (None: of none). Body None: it must hold, and stays."""
+
+    kind: str
+    name: str
+    body: Any
+    expected: int | None
 
 
 def now_us() -> int:
@@ -60,29 +73,47 @@ class ControlTopic:
     def swap(self, kind: str, name: str, body: Any, *, expected: int | None, author: str = "") -> Control:
         """Write an entry where the one that holds has the revision `expected`; None: where there is none.
 
-        Of several who swap one entry at once one succeeds. They share a transactional id, so that whoever begins ends
-        the transactions of those before; what it reads then stays so until it commits or is ended itself. Raises
-        `ControlConflictError` for the others, and `BrokerUnavailableError`.
+        Of several who swap one entry at once one succeeds. Raises `ControlConflictError` for the others, and
+        `BrokerUnavailableError`.
         """
-        text = body if isinstance(body, str) else json.dumps(body)
-        own = {"transactional.id": f"penstock-{self._topic}-{kind}-{name}", "transaction.timeout.ms": 10_000}
+        return self.swap_all([Swap(kind, name, body, expected)], author=author)[0]
+
+    def swap_all(self, swaps: Sequence[Swap], *, author: str = "") -> list[Control]:
+        """Several swaps of entries about one thing, in their order: all of them, or none.
+
+        Whoever swaps these shares a transactional id, so that whoever begins ends the transactions of those before;
+        what it reads then stays so until it commits or is ended itself. Returns what was written. Raises as `swap`.
+        """
+        first = swaps[0]
+        names = {f"penstock-{self._topic}-{_ABOUT.get(one.kind, one.kind)}-{one.name}" for one in swaps}
+        if len(names) > 1:
+            raise ValueError(f"entries that are not about one thing cannot be swapped together: {sorted(names)}")
+        own = {"transactional.id": names.pop(), "transaction.timeout.ms": 10_000}
         producer = Producer(client_config(self._config, DEFAULTS, {**FIXED, **own}))
+        written = []
         try:
             producer.init_transactions(self._timeout)
-            held = self.entries().get((kind, name))
-            if (None if held is None else held.revision) != expected:
-                raise ControlConflictError(kind, name, held)
+            entries = self.entries()
+            for one in swaps:
+                held = entries.get((one.kind, one.name))
+                if (None if held is None else held.revision) != one.expected:
+                    raise ControlConflictError(one.kind, one.name, held)
             now = self._now_us()
-            # A clock that is behind must not make the newer entry look older.
-            entry = Control(kind, name, max(now, (expected or 0) + 1), text, now, author)
             producer.begin_transaction()
-            producer.produce(self._topic, self._codec.encode(entry), key_of(entry))
+            for one in swaps:
+                if one.body is None:
+                    continue
+                text = one.body if isinstance(one.body, str) else json.dumps(one.body)
+                # A clock that is behind must not make the newer entry look older.
+                entry = Control(one.kind, one.name, max(now, (one.expected or 0) + 1), text, now, author)
+                producer.produce(self._topic, self._codec.encode(entry), key_of(entry))
+                written.append(entry)
             producer.commit_transaction(self._timeout)
         except KafkaException as error:
             if error.args[0].code() in _FENCED:
-                raise ControlConflictError(kind, name, None) from None
+                raise ControlConflictError(first.kind, first.name, None) from None
             raise unreachable(self._config, error) from None
-        return entry
+        return written
 
     def remove(self, kind: str, name: str) -> None:
         """Write a tombstone and wait until Kafka has it."""

@@ -25,6 +25,9 @@ class Topics:
     dead_letters: str = field(init=False)
     control: str = field(init=False)
     alerts: str = field(init=False)
+    shadow_predictions: str = field(init=False)
+    shadow_summaries: str = field(init=False)
+    workers: str = field(init=False)
 
     def __post_init__(self) -> None:
         for one in fields(self):
@@ -54,6 +57,9 @@ _NAMES: Final = {
     "dead_letters": "dead.letters",
     "control": "control",
     "alerts": "alerts",
+    "shadow_predictions": "shadow.predictions",
+    "shadow_summaries": "shadow.summaries",
+    "workers": "worker.states",
 }
 
 
@@ -80,7 +86,7 @@ def work_specs(requests: str, bulk: str, partitions: int) -> tuple[TopicSpec, To
 
 
 def topic_specs(topics: Topics, partitions: int = 8) -> tuple[TopicSpec, ...]:
-    """Every topic Penstock needs. Control and alerts are compacted and have one partition: their order is total."""
+    """Every topic Penstock needs. Control, alerts and worker.states are compacted and have one partition each."""
     return (
         *work_specs(topics.requests, topics.bulk, partitions),
         TopicSpec(topics.bulk_results, partitions, kept(1)),
@@ -91,4 +97,8 @@ def topic_specs(topics: Topics, partitions: int = 8) -> tuple[TopicSpec, ...]:
         TopicSpec(topics.dead_letters, 1, kept(14)),
         TopicSpec(topics.control, 1, {**_SIZE, "cleanup.policy": "compact"}),
         TopicSpec(topics.alerts, 1, {**kept(7), "cleanup.policy": "compact,delete"}),
+        TopicSpec(topics.shadow_predictions, partitions, kept(7)),
+        TopicSpec(topics.shadow_summaries, partitions, kept(2)),
+        # A worker that is killed says nothing more, and its last word goes by itself.
+        TopicSpec(topics.workers, 1, {**kept(1 / 24), "cleanup.policy": "compact,delete"}),
     )

@@ -1,4 +1,4 @@
-"""Follows the compacted control topic: experiments, default versions, moved models, schemas, as they change."""
+"""Follows the compacted control topic: experiments, default versions, rollouts, moved models, schemas."""
 
 from __future__ import annotations
 
@@ -12,6 +12,8 @@ from typing import Any, Final
 from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaError, KafkaException, Message, TopicPartition
 
 from models.live import Live
+from models.rollout import KIND as ROLLOUT
+from models.rollout import Rollout
 from models.routing import Experiment, ExperimentError, Router
 from schemas.codec import Codec, DecodeError
 from schemas.placement import KIND as POOL
@@ -21,6 +23,7 @@ from schemas.records import Control
 log = logging.getLogger(__name__)
 
 POLL_SECONDS: Final = 0.25
+ASK_SECONDS: Final = 2.0
 SEPARATOR: Final = "/"
 
 
@@ -29,7 +32,10 @@ class ControlError(RuntimeError):
 
 
 class ControlState:
-    """What the control topic says, entry by entry; pure. A wrong entry is refused and the last good one stays."""
+    """What the control topic says, entry by entry; pure. A wrong entry is refused and the last good one stays.
+
+    `entries`: the records that said which version is live and what is rolled out, by kind and name.
+    """
 
     def __init__(self, codec: Codec) -> None:
         self._codec = codec
@@ -39,6 +45,8 @@ class ControlState:
         self.live: dict[str, str] = {}
         self.models: dict[str, Live] = {}
         self.moved: dict[str, Place] = {}
+        self.rollouts: dict[str, Rollout] = {}
+        self.entries: dict[tuple[str, str], Control] = {}
         self.router = Router(())
 
     def apply(self, key: bytes, value: bytes | None) -> str:
@@ -46,6 +54,7 @@ class ControlState:
         if value is None:
             kind, _, name = key.decode("utf-8", "replace").partition(SEPARATOR)
             self._revisions.pop((kind, name), None)
+            self.entries.pop((kind, name), None)
             return self._remove(kind, name)
         try:
             record = self._codec.decode(Control, value)
@@ -65,6 +74,8 @@ class ControlState:
             log.error("control entry %s/%s is refused, the last good one stays: %s", record.kind, record.name, error)
             return ""
         self._revisions[(record.kind, record.name)] = record.revision
+        if record.kind in (ROLLOUT, "model"):
+            self.entries[(record.kind, record.name)] = record
         return record.kind
 
     def _set(self, record: Control) -> None:
@@ -84,6 +95,11 @@ class ControlState:
             self._go_live({**self.models, record.name: Live.from_json(record.body)})
         elif record.kind == POOL:
             self.moved = {**self.moved, record.name: Place.from_json(record.body)}
+        elif record.kind == ROLLOUT:
+            rollout = Rollout.from_json(record.body)
+            if rollout.model != record.name:
+                raise ValueError(f"its body is of model {rollout.model!r}")
+            self.rollouts = {**self.rollouts, record.name: rollout}
         elif record.kind == "schema":
             self._codec.learn(record.body)
 
@@ -96,6 +112,8 @@ class ControlState:
             self._go_live({own: one for own, one in self.models.items() if own != name})
         elif kind == POOL:
             self.moved = {own: one for own, one in self.moved.items() if own != name}
+        elif kind == ROLLOUT:
+            self.rollouts = {own: one for own, one in self.rollouts.items() if own != name}
         return kind
 
     def _go_live(self, entries: dict[str, Live]) -> None:
@@ -134,17 +152,20 @@ class ControlFollower:
         kept = {name: value for name, value in config.items() if not name.startswith("group.")}
         self._consumer = Consumer({**kept, **own})
         self._topic = topic
+        self._partition = TopicPartition(topic, 0)
         self._state = state
         self._on_change = on_change
         self._at_end = False
+        self._next = 0
+        self._asked: list[threading.Event] = []
+        self._lock = threading.Lock()
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name="control", daemon=True)
 
     def start(self, timeout: float) -> None:
         """Read what there is, apply it, and follow. Raises `ControlError` where that takes longer than `timeout`."""
-        partition = TopicPartition(self._topic, 0, OFFSET_BEGINNING)
         try:
-            self._consumer.assign([partition])
+            self._consumer.assign([TopicPartition(self._topic, 0, OFFSET_BEGINNING)])
             end = monotonic() + timeout
             while not self._at_end:
                 if monotonic() > end:
@@ -155,6 +176,16 @@ class ControlFollower:
         self._on_change(self._state)
         self._thread.start()
 
+    def catch_up(self, timeout: float) -> bool:
+        """Wait until all that stood on the topic when this was called is applied; False where that takes too long.
+
+        Who takes over a partition sees by this whatever its owner before had seen.
+        """
+        done = threading.Event()
+        with self._lock:
+            self._asked.append(done)
+        return done.wait(timeout)
+
     def stop(self) -> None:
         """End the thread."""
         self._stop.set()
@@ -163,9 +194,31 @@ class ControlFollower:
         self._consumer.close()
 
     def _run(self) -> None:
+        waiting: list[tuple[int, threading.Event]] = []
         while not self._stop.is_set():
             if self._take(self._consumer.poll(POLL_SECONDS)):
                 self._on_change(self._state)
+            with self._lock:
+                asked, self._asked = self._asked, []
+            if asked:
+                end = self._end()
+                # Not known: it is asked again.
+                with self._lock:
+                    self._asked += asked if end is None else []
+                waiting += [(end, one) for one in asked] if end is not None else []
+            for _, one in [pair for pair in waiting if pair[0] <= self._next]:
+                one.set()
+            waiting = [pair for pair in waiting if pair[0] > self._next]
+
+    def _end(self) -> int | None:
+        """Where the topic ends now, for readers of what is committed; None where Kafka does not say."""
+        try:
+            # Here, since calls on a consumer wait for the poll of another thread.
+            marks = self._consumer.get_watermark_offsets(self._partition, timeout=ASK_SECONDS, cached=False)
+            return None if marks is None else int(marks[1])
+        except KafkaException as error:
+            log.warning("control topic: its end is not known: %s", error.args[0].str())
+            return None
 
     def _take(self, message: Message | None) -> bool:
         if message is None:
@@ -173,8 +226,12 @@ class ControlFollower:
         error = message.error()
         if error is not None:
             if error.code() == KafkaError._PARTITION_EOF:
+                # Beyond the markers of transactions, which are no messages.
+                self._next = max(self._next, message.offset() or 0)
                 self._at_end = True
             else:
                 log.warning("control topic: %s", error.str())
             return False
-        return bool(self._state.apply(message.key() or b"", message.value()))
+        changed = bool(self._state.apply(message.key() or b"", message.value()))
+        self._next = (message.offset() or 0) + 1
+        return changed

@@ -45,13 +45,14 @@ IDLE_SECONDS: Final = 600.0
 
 @dataclass(frozen=True, slots=True)
 class LaneKey:
-    """What may be in one batch together."""
+    """What may be in one batch together. A `shadow` is bulk as well: it gets what requests leave."""
 
     model: str
     version: str
     experiment: str = ""
     variant: str = ""
     bulk: bool = False
+    shadow: bool = False
 
 
 @dataclass(slots=True)

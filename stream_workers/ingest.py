@@ -70,6 +70,8 @@ def feeds(topics: Topics) -> dict[str, Feed]:
     return {
         topics.predictions: Feed("predictions", PredictionBatch),
         topics.summaries: Feed("batch_summaries", BatchSummary),
+        topics.shadow_predictions: Feed("shadow_predictions", PredictionBatch),
+        topics.shadow_summaries: Feed("shadow_summaries", BatchSummary),
         topics.outcomes: Feed("outcomes", Outcome),
         topics.dead_letters: Feed("dead_letters", DeadLetter),
         topics.control: Feed("control_history", Control),

@@ -29,6 +29,8 @@ from stream_workers.ingest_rows import LogRecord, build, partition_days
 PARTITION_TIME: Final = {
     "predictions": "scored_at",
     "batch_summaries": "scored_at",
+    "shadow_predictions": "scored_at",
+    "shadow_summaries": "scored_at",
     "outcomes": "log_time",
     "dead_letters": "log_time",
     "control_history": "log_time",

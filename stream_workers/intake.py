@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from time import monotonic
 from typing import Final
 
@@ -20,6 +21,7 @@ from models.batching import BatchLimits
 from models.catalog import Catalog, UnavailableModelError
 from models.errors import InvalidInputError, UnknownModelError, shown
 from models.loading import LoadedModel
+from models.rollout import Rollout
 from models.routing import Router, Variant
 from schemas.batch_codec import decode_requests
 from schemas.codec import Codec
@@ -41,6 +43,9 @@ log = logging.getLogger(__name__)
 REPLY_TOPIC: Final = "kafka_replyTopic"
 REPLY_PARTITION: Final = "kafka_replyPartition"
 CORRELATION_ID: Final = "kafka_correlationId"
+
+# Users of a candidate are counted up to here: more of them make scores no surer.
+MOST_USERS: Final = 5000
 
 LimitsOf = Callable[[LoadedModel], BatchLimits]
 
@@ -87,7 +92,10 @@ class RequestIntake:
         max_request_bytes: int,
         fallback_of: Callable[[str, str], tuple[str, str] | None] = lambda _model, _version: None,
     ) -> None:
-        """`limits_of`: the batch limits of a model. `fallback_of`: what a version that cannot be loaded declared."""
+        """`limits_of`: the batch limits of a model. `fallback_of`: what a version that cannot be loaded declared.
+
+        `shadow`, to be set: takes requests that a rollout's candidate is to score as well, after they went their way.
+        """
         self._codec = codec
         self._ledger = ledger
         self._publisher = publisher
@@ -100,6 +108,9 @@ class RequestIntake:
         self._max_bytes = max_request_bytes
         self._fallback_of = fallback_of
         self.router = Router(())
+        self._rollouts: Mapping[str, Rollout] = {}
+        self._met: dict[str, set[bytes]] = {}
+        self.shadow: Callable[[Requests, str], None] = lambda _requests, _candidate: None
         self._parked: dict[tuple[str, str], list[Callable[[], None]]] = {}
         self._lock = threading.Lock()
 
@@ -201,10 +212,53 @@ class RequestIntake:
             return
         for variant, where in self._variants(alive):
             chosen = alive if where is None else alive.pick(where)
-            if variant is None:
-                self._place(chosen.to(default, "" if chosen.version else chosen.experiment, ""))
+            if variant is None and chosen.version:
+                self._place(chosen.to(default, "", ""))
+            elif variant is None:
+                self._roll(chosen, default)
             else:
                 self._place(chosen.to(variant.version, chosen.experiment, variant.name))
+
+    def obey(self, rollouts: Mapping[str, Rollout]) -> None:
+        """By these rollouts from now on. What waited for a candidate is routed anew: its rollout may be over."""
+        for name, one in rollouts.items():
+            known = self._rollouts.get(name)
+            if known is None or (known.salt, known.step) != (one.salt, one.step):
+                self._met[name] = set()
+        self._rollouts = dict(rollouts)
+        with self._lock:
+            waiting = [resume for held in self._parked.values() for resume in held]
+            self._parked.clear()
+        for resume in waiting:
+            resume()
+
+    def users_met(self, model: str) -> int:
+        """How many users the candidate of a model had in this step here, up to `MOST_USERS`."""
+        return len(self._met.get(model, ()))
+
+    def _meet(self, requests: Requests) -> None:
+        met = self._met[requests.model]
+        if len(met) < MOST_USERS:
+            met.update(requests.users)
+
+    def _roll(self, requests: Requests, default: str) -> None:
+        """Requests that name no version and met no variant: to the candidate of a rollout, or to the default."""
+        rollout = self._rollouts.get(requests.model)
+        if rollout is None or not rollout.buckets:
+            self._place(requests.to(default, requests.experiment, ""))
+            if rollout is not None and rollout.is_shadowing:
+                self.shadow(requests, rollout.candidate)
+            return
+        meets = np.array(rollout.meets_many([user.decode() for user in requests.users]), bool)
+        for inside, version in ((True, rollout.candidate), (False, default)):
+            where = np.flatnonzero(meets == inside)
+            if len(where):
+                chosen = requests if len(where) == requests.count else requests.pick(where)
+                # The version that others moved this user off must not answer him here, so he waits, and is routed anew.
+                again = partial(self._route, chosen) if inside else None
+                if inside:
+                    self._meet(chosen)
+                self._place(chosen.to(version, requests.experiment, ""), again)
 
     def _variants(self, requests: Requests) -> list[tuple[Variant | None, Array | None]]:
         """The variants of the requests and where they are; None for all of them."""
@@ -220,12 +274,20 @@ class RequestIntake:
             found.setdefault(variant if user else None, []).append(place)
         return [(variant, np.array(places, np.int64)) for variant, places in found.items()]
 
-    def _place(self, requests: Requests) -> None:
-        """Into the lane of its version, or, while that is being loaded, aside."""
+    def _place(self, requests: Requests, again: Callable[[], None] | None = None) -> None:
+        """Into the lane of its version, or, while that is being loaded, aside.
+
+        `again`: what is to be done once it is ready; given for a rollout's candidate. Where that cannot serve here,
+        this worker leaves its group or the rollout ends, so nobody is answered that it cannot.
+        """
         key = (requests.model, requests.version)
         try:
             model = self._catalog.ready(*key)
         except UnavailableModelError as error:
+            if again is not None:
+                with self._lock:
+                    self._parked.setdefault(key, []).append(again)
+                return
             fallback = self._fallback_of(*key)
             try:
                 model = None if fallback is None else self._catalog.ready(*fallback)
@@ -240,7 +302,7 @@ class RequestIntake:
             return
         if model is None:
             with self._lock:
-                self._parked.setdefault(key, []).append(lambda: self._place(requests))
+                self._parked.setdefault(key, []).append(again or (lambda: self._place(requests)))
             # It may have become ready before this was parked, and then nobody else comes to look.
             self.release_if_done(*key)
             return
@@ -290,7 +352,7 @@ class RequestIntake:
             self._invalid(requests, "a request gives inputs or features, not both")
             return None
         try:
-            arrays, rows_each = _stack(requests.tensors, requests.count)
+            arrays, rows_each = stacked(requests.tensors, requests.count)
             signature.check_arrays(arrays)
         except (TensorError, InvalidInputError) as error:
             # The joined arrays have other shapes than the sender's: the message comes from one request's own tensors.
@@ -310,7 +372,7 @@ class RequestIntake:
         self._publisher.failed(requests, Code.INVALID_ARGUMENT, message)
 
 
-def _stack(tensors: Sequence[Tensor], count: int) -> tuple[dict[str, Array], int]:
+def stacked(tensors: Sequence[Tensor], count: int) -> tuple[dict[str, Array], int]:
     """The joined tensors of `count` requests as arrays [count * rows, ...], and the rows of each request."""
     if not tensors:
         raise TensorError("no inputs and no features; give one of them")

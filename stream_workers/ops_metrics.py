@@ -144,6 +144,18 @@ class WorkerMetrics:
         self._refused = Gauge(
             "penstock_version_refused", "1 while a version is refused", ("model", "version"), registry=registry
         )
+        self._swaps = Counter(
+            "penstock_swaps_total", "Times another version began to answer, wholly or for more users",
+            ("model", "kind"), registry=registry,
+        )  # fmt: skip
+        self._share = Gauge(
+            "penstock_rollout_share", "Share of users that meet a rollout's candidate here", ("model", "candidate"),
+            registry=registry,
+        )  # fmt: skip
+        self.shadow_dropped = Counter(
+            "penstock_shadow_dropped_total", "Rows that a shadow did not score, for want of time", ("model",),
+            registry=registry,
+        )  # fmt: skip
         self._lock = threading.Lock()
         self._unserved: set[str] = set()
         self._stood: set[tuple[Gauge, tuple[str, ...]]] = set()
@@ -242,6 +254,16 @@ class WorkerMetrics:
     def pool(self, name: str) -> None:
         """The pool this worker is of."""
         self._pool.labels(name).set(1)
+
+    def swap(self, model: str, kind: str) -> None:
+        """Another version began to answer: kind swap, or rollback."""
+        self._swaps.labels(model, kind).inc()
+
+    def rollouts(self, shares: Mapping[tuple[str, str], float]) -> None:
+        """The share of each (model, candidate) that is being rolled out."""
+        self._share.clear()
+        for (model, candidate), share in shares.items():
+            self._share.labels(model, candidate).set(share)
 
     def device(self, name: str) -> None:
         """The device that scores: cpu, cuda:N or tensorrt:N."""

@@ -77,8 +77,12 @@ class Pipeline:
         held_back: Callable[[], bool],
         health: Health,
         metrics: WorkerMetrics,
+        on_assigned: Callable[[], None] = lambda: None,
     ) -> None:
-        """`held_back`: whether too much is under way to take more."""
+        """`held_back`: whether too much is under way to take more.
+
+        `on_assigned` is called when partitions came, before anything of them is read; it must not take long.
+        """
         self._name = name
         self._consumer = consumer
         self._topics = list(topics)
@@ -89,6 +93,7 @@ class Pipeline:
         self._held_back = held_back
         self._health = health
         self._metrics = metrics
+        self._on_assigned = on_assigned
         self._paused: bool | None = False
         self._room = Room()
         self._failure: BaseException | None = None
@@ -240,6 +245,8 @@ class Pipeline:
         # New partitions come running and old ones as they were: the next look makes all of them the same.
         self._paused = None
         log.info("%s: assigned %s", self._name, _named(partitions))
+        if partitions:
+            self._on_assigned()
 
     def _revoked(self, consumer: Consumer, partitions: list[TopicPartition]) -> None:
         del consumer

@@ -309,40 +309,55 @@ class Publisher:
         code: Code,
         features: Mapping[str, tuple[int, ...]] | None = None,
     ) -> Output:
-        first = pieces[0]
-        requests = sum(piece.count for piece in pieces)
-        rows = sum(piece.rows for piece in pieces) if run else requests
-        weights = np.repeat([piece.rows_each if run else 1 for piece in pieces], [piece.count for piece in pieces])
-        sent = np.concatenate([piece.sent_at for piece in pieces])
-        received = np.concatenate([piece.received_at for piece in pieces])
-        known = scores[np.isfinite(scores)]
-        taken = np.concatenate([piece.taken for piece in pieces])
-        summary = BatchSummary(
-            batch_id=batch_id,
-            worker=self._worker,
-            device=device,
-            model=first.model,
-            version=first.version,
-            experiment=first.experiment,
-            variant=first.variant,
-            topic=first.topic,
-            scored_at=now,
-            requests=requests,
-            rows=rows,
-            padded_rows=run.padded if run else 0,
-            queue_us=int((np.maximum(received - sent, 0) * weights).sum()),
-            batch_us=int(((run.dispatched - taken) * weights).sum() * 1e6) if run else 0,
-            infer_us=int(run.seconds * 1e6) if run else 0,
-            latency_histogram=latency_histogram((now - sent) / 1000, weights),
-            score_count=len(known),
-            score_sum=float(known.sum()),
-            score_sum_squares=float((known * known).sum()),
-            score_histogram=score_histogram(known),
-            errors={} if code is Code.OK else {code.value: rows},
-            feature_histograms=features or {},
-            degraded=run.degraded if run else "",
-        )
-        return Output(self._topics.summaries, self._codec.encode(summary), first.model.encode())
+        one = summary_of(pieces, batch_id, self._worker, now, device, run, scores, code, features)
+        return Output(self._topics.summaries, self._codec.encode(one), pieces[0].model.encode())
+
+
+def summary_of(
+    pieces: Sequence[Requests],
+    batch_id: str,
+    worker: str,
+    now: int,
+    device: str,
+    run: Run | None,
+    scores: Array,
+    code: Code,
+    features: Mapping[str, tuple[int, ...]] | None = None,
+) -> BatchSummary:
+    """The summary of one run, or of requests that ended without one."""
+    first = pieces[0]
+    requests = sum(piece.count for piece in pieces)
+    rows = sum(piece.rows for piece in pieces) if run else requests
+    weights = np.repeat([piece.rows_each if run else 1 for piece in pieces], [piece.count for piece in pieces])
+    sent = np.concatenate([piece.sent_at for piece in pieces])
+    received = np.concatenate([piece.received_at for piece in pieces])
+    known = scores[np.isfinite(scores)]
+    taken = np.concatenate([piece.taken for piece in pieces])
+    return BatchSummary(
+        batch_id=batch_id,
+        worker=worker,
+        device=device,
+        model=first.model,
+        version=first.version,
+        experiment=first.experiment,
+        variant=first.variant,
+        topic=first.topic,
+        scored_at=now,
+        requests=requests,
+        rows=rows,
+        padded_rows=run.padded if run else 0,
+        queue_us=int((np.maximum(received - sent, 0) * weights).sum()),
+        batch_us=int(((run.dispatched - taken) * weights).sum() * 1e6) if run else 0,
+        infer_us=int(run.seconds * 1e6) if run else 0,
+        latency_histogram=latency_histogram((now - sent) / 1000, weights),
+        score_count=len(known),
+        score_sum=float(known.sum()),
+        score_sum_squares=float((known * known).sum()),
+        score_histogram=score_histogram(known),
+        errors={} if code is Code.OK else {code.value: rows},
+        feature_histograms=features or {},
+        degraded=run.degraded if run else "",
+    )
 
 
 def _scope(piece: Requests) -> Scope:

@@ -47,7 +47,10 @@ from stream_workers.publish import Publisher
 from stream_workers.replies import ReplySender, ReplyTopics
 from stream_workers.reply_producers import ReplyProducer, reply_producer
 from stream_workers.scoring_config import ScoringConfig
+from stream_workers.shadow import Shadow
 from stream_workers.standby import Standby
+from stream_workers.worker_models import WorkerModels
+from stream_workers.worker_state import StateTeller
 
 log = logging.getLogger(__name__)
 # What librdkafka has to say, in the process's own format.
@@ -64,6 +67,8 @@ ASK_SECONDS: Final = 5.0
 REDO: Final = 16
 # Between two looks at the models while none can serve.
 LOOK_SECONDS: Final = 1.0
+# How long partitions that came wait for control to be read to its end; a share of max.poll.interval.ms.
+CATCH_UP_SECONDS: Final = 10.0
 # How long the worker waits for Kafka and its topics before it says what is missing and ends.
 START_SECONDS: Final = 10.0
 
@@ -106,10 +111,13 @@ class ScoringWorker:
             self._standby.load,
             on_ready=self._release,
             on_gone=self._gone,
+            on_swap=lambda model, before, after: self._models.swapped(model, before, after),
             is_busy=self._device.is_busy,
             holding=config.holding,
             events=metrics,
         )
+        self._models = WorkerModels(self._catalog, metrics, config.name, self._run_id, now_us)
+        self._teller = StateTeller(config.producer(), codec, config.topics.workers, config.name, self._models.state)
         self._placement = config.placement or Placement.create(Topics(config.topics.prefix))
         self._handovers: list[Handover] = []
         # A handle of its own that nobody polls: a call on a polled one waits for the poll. Its log lines would pile up.
@@ -121,6 +129,7 @@ class ScoringWorker:
         self._ledgers: list[Ledger] = []
         self._load_failure: BaseException | None = None
         self._replies: ReplySender | None = None
+        self._shadow: Shadow | None = None
         health.set("control", False, "the control topic is not read yet")
         health.set("models", False, "models are not loaded yet")
         if config.pool:
@@ -144,9 +153,12 @@ class ScoringWorker:
             self._controlled,
         )
         control.start(timeout=60.0)
+        self._control = control
         self._health.set("control", True)
+        self._teller.start()
         if not self._start_device(stop):
             self._standby.close()
+            self._teller.stop()
             self._catalog.close()
             control.stop()
             if self._replies is not None:
@@ -175,7 +187,7 @@ class ScoringWorker:
             while not stop.wait(0.5):
                 self._metrics.rows_in_flight.set(self._device.rows(False) + self._device.rows(True))
                 self._catalog.refresh()
-                dead = self._standby.tick()
+                dead = self._standby.tick() or self._models.must_leave()
                 self._device.look_again()
                 self._tell_memory()
                 failure = self._device.failure or self._load_failure or dead
@@ -188,8 +200,11 @@ class ScoringWorker:
         finally:
             for thread in threads:
                 thread.join()
+            self._teller.stop()
             self._device.stop()
             self._standby.close()
+            if self._shadow is not None:
+                self._shadow.close()
             self._catalog.close()
             control.stop()
             if self._replies is not None:
@@ -201,6 +216,7 @@ class ScoringWorker:
         """Wait a while for Kafka and its topics; False where `stop` came first. Raises `WorkerStartError`."""
         own = self._config.topics
         needed = {own.requests, own.bulk, own.predictions, own.summaries, own.dead_letters, own.control}
+        needed |= {own.workers, own.shadow_predictions, own.shadow_summaries}
         end = time.monotonic() + START_SECONDS
         while not stop.is_set():
             try:
@@ -225,14 +241,22 @@ class ScoringWorker:
         UNAVAILABLE beside workers that could have scored it.
         """
         loaded, problems = self._catalog.preload()
-        said: list[str] = []
-        # One all of whose models were moved away takes its partitions: what still comes there has to be handed on.
-        while not (loaded or self._catalog.is_elsewhere()):
-            why = "; ".join(problems) or self._catalog.store_problem or f"there is no model in {self._store.root} yet"
-            self._health.set("models", False, f"no model can serve, so this worker takes no partitions: {why}")
-            if problems != said:
-                log.error("no model can serve, so this worker takes no partitions: %s", why)
-                said = problems
+        said = ""
+        while True:
+            # A user who met a candidate elsewhere must not meet the version before it here.
+            missing = self._models.await_candidates()
+            # One all of whose models were moved away takes its partitions: what still comes there has to be handed on.
+            if (loaded or self._catalog.is_elsewhere()) and not missing:
+                break
+            why = missing or "; ".join(problems) or self._catalog.store_problem
+            why = why or f"there is no model in {self._store.root} yet"
+            what = (
+                f"{'a rollout needs' if missing else 'no model can serve'}, so this worker takes no partitions: {why}"
+            )
+            self._health.set("models", False, what)
+            if what != said:
+                log.error(what)
+                said = what
             if stop.wait(LOOK_SECONDS):
                 return False
             loaded, problems = self._catalog.preload()
@@ -267,6 +291,20 @@ class ScoringWorker:
             fallback_of=self._standby.fallback_of,
         )
         self._intakes.append(intake)
+        self._models.users_met = intake.users_met
+        self._shadow = Shadow(
+            self._codec,
+            self._config.topics,
+            Producer(dict(self._config.producer(**{"compression.type": "lz4", "logger": _kafka_log}))),
+            self._catalog,
+            self._device,
+            self._metrics,
+            worker=self._config.name,
+            run_id=self._run_id,
+            limits_of=self._limits,
+            now_us=now_us,
+        )
+        intake.shadow = self._shadow.offer
 
         def held_back() -> bool:
             return ledger.uncommitted_bytes > self._config.max_bytes_in_flight
@@ -328,6 +366,7 @@ class ScoringWorker:
             held_back=lambda: self._device.rows(bulk) > config.max_rows_in_flight or held_back(),
             health=self._health,
             metrics=self._metrics,
+            on_assigned=(lambda: None) if bulk else self._catch_up,
         )
         committer = Committer(
             ledger,
@@ -407,14 +446,20 @@ class ScoringWorker:
         return replace(limits, **{name: value for name, value in given.items() if value is not None})  # type: ignore[arg-type]
 
     def _controlled(self, state: ControlState) -> None:
-        self._catalog.set_live(state.models)
+        """Every change of control: candidates begin to load before anybody is sent to one."""
         placement, own = self._placement.with_moved(state.moved), self._config.topics.requests
         for one in self._handovers:
             one.placement = placement
         self._catalog.set_mine(lambda model: placement.of(model).requests == own)
+        self._models.obey(state)
         for intake in self._intakes:
             if isinstance(intake, RequestIntake):
                 intake.router = state.router
+                intake.obey(state.rollouts)
+        self._models.obeyed()
+        if self._loaded.is_set():
+            self._catalog.refresh()
+            self._teller.poke()
 
     def _gone(self, model: str, version: str) -> None:
         self._device.forget(model, version)
@@ -430,6 +475,13 @@ class ScoringWorker:
             raise
         if self._loaded.is_set():
             self._tell_models()
+        self._teller.poke()
+
+    def _catch_up(self) -> None:
+        """Before a partition is read: control as it stands, which its owner before may have obeyed already."""
+        if not self._control.catch_up(CATCH_UP_SECONDS):
+            log.warning("control was not read to its end within %g s: partitions are taken by what it said before",
+                        CATCH_UP_SECONDS)  # fmt: skip
 
     def _idle(self) -> None:
         self._catalog.residency.look_again()

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from typing import Any
 
+from producers.control import Swap
 from producers.errors import ControlConflictError
 from producers.publisher import key_of
 from schemas.codec import Codec
@@ -46,6 +48,13 @@ class MemoryTopic:
         if (None if held is None else held.revision) != expected:
             raise ControlConflictError(kind, name, held)
         return self.put(kind, name, body, author=author)
+
+    def swap_all(self, swaps: Sequence[Swap], *, author: str = "") -> list[Control]:
+        for one in swaps:
+            held = self.entries().get((one.kind, one.name))
+            if (None if held is None else held.revision) != one.expected:
+                raise ControlConflictError(one.kind, one.name, held)
+        return [self.put(one.kind, one.name, one.body, author=author) for one in swaps if one.body is not None]
 
     def remove(self, kind: str, name: str) -> None:
         self._write(f"{kind}/{name}".encode(), None)

@@ -1,8 +1,8 @@
-"""`penstock models promote | rollback | remove | collect`: which version serves, and which are kept."""
+"""`penstock models rollback | remove | collect`: which version serves, and which are kept."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Final
+from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 
@@ -11,6 +11,9 @@ from penstock.commands._models_store import AsJson, Name, failing_in_one_line, s
 
 if TYPE_CHECKING:
     from penstock.live_models import Change, LiveModels
+    from penstock.live_rollouts import LiveRollouts
+    from producers.control import ControlTopic
+    from stream_workers.worker_state import WorkerState
 
 # A list of models is wanted also where no broker answers.
 _STAGES_SECONDS: Final = 1.0
@@ -18,30 +21,15 @@ _STAGES_SECONDS: Final = 1.0
 
 def register(group: typer.Typer) -> None:
     """Add the commands."""
-    for command in (promote, rollback, remove, collect):
+    for command in (rollback, remove, collect):
         group.command()(command)
 
 
-def promote(
-    name: Name,
-    version: Annotated[str, typer.Argument(help="Version.")],
-    expect: Annotated[str | None, typer.Option(help="Only where this version is live now.")] = None,
-    new_signature: Annotated[
-        bool, typer.Option("--new-signature", help="Although callers of the live version would have to change.")
-    ] = False,
-    as_json: AsJson = False,
-) -> None:
-    """Let a version serve all requests that name none, after its files were verified. Workers load it, then switch."""
-    with failing_in_one_line():
-        done = _live_models().promote(name, version, new_signature=new_signature, expect=expect)
-    _tell(done, as_json)
-
-
 def rollback(name: Name, as_json: AsJson = False) -> None:
-    """Go back to the last good version: the one that was live before and was not itself rolled back from."""
+    """End a rollout that is on; else go back to the last good version: live before, and not rolled back from."""
     with failing_in_one_line():
-        done = _live_models().rollback(name)
-    _tell(done, as_json)
+        done = live_models().rollback(name)
+    tell(done, as_json)
 
 
 def remove(
@@ -55,7 +43,7 @@ def remove(
 ) -> None:
     """Take a version out of the registry, unless it is live, in an experiment or in a rollout. Its name stays taken."""
     with failing_in_one_line():
-        _, overridden = _live_models().remove(name, version, force=force)
+        _, overridden = live_models().remove(name, version, force=force)
         gone, size = _collected()
     if as_json:
         used = [one.what for one in overridden]
@@ -96,22 +84,66 @@ def stages() -> tuple[dict[tuple[str, str], str], str]:
     from producers.errors import BrokerUnavailableError
 
     try:
-        return _live_models(_STAGES_SECONDS).stages(), ""
+        return live_models(_STAGES_SECONDS).stages(), ""
     except (BrokerUnavailableError, ModelError) as error:
         return {}, str(error)
 
 
-def _live_models(timeout: float = 15.0) -> LiveModels:
+def live_state(name: str) -> dict[str, Any]:
+    """The last rollout of a model and what workers say of it, as JSON; nothing, and a note, without Kafka."""
+    from models.errors import ModelError
+    from penstock.commands._models_rollout import shown, workers_lines
+    from producers.errors import BrokerUnavailableError
+
+    try:
+        found, _ = live_models(_STAGES_SECONDS).rollout(name)
+        workers = workers_lines(name, worker_states(_STAGES_SECONDS))
+    except (BrokerUnavailableError, ModelError) as error:
+        console.note(f"its rollout and the workers' times are not shown: {error}")
+        return {}
+    return {"rollout": None if found is None else shown(found), "workers": workers}
+
+
+def live_models(timeout: float = 15.0) -> LiveModels:
+    """What is live, by the settings."""
     from penstock.live_models import LiveModels
     from penstock.model_store import open_store
+
+    return LiveModels(_topic(timeout), open_store(console.settings().models))
+
+
+def live_rollouts() -> LiveRollouts:
+    """Rollouts, by the settings."""
+    from penstock.live_rollouts import LiveRollouts
+    from penstock.model_store import open_store
+
+    return LiveRollouts(_topic(15.0), open_store(console.settings().models))
+
+
+def worker_states(timeout: float) -> dict[str, WorkerState]:
+    """What the workers that live say of themselves. Raises `BrokerUnavailableError`."""
+    import time
+
+    from stream_workers.worker_state import WorkerStates
+
+    settings = console.settings()
+    states = WorkerStates(settings.kafka.client(), settings.codec(), settings.kafka.topics.workers)
+    try:
+        states.read_to_end(timeout)
+        return states.lately(time.time_ns() // 1000)
+    finally:
+        states.close()
+
+
+def _topic(timeout: float) -> ControlTopic:
     from producers.control import ControlTopic
 
     settings = console.settings()
-    topic = ControlTopic(settings.kafka.client(), settings.codec(), settings.kafka.topics.control, timeout=timeout)
-    return LiveModels(topic, open_store(settings.models))
+    return ControlTopic(settings.kafka.client(), settings.codec(), settings.kafka.topics.control, timeout=timeout)
 
 
-def _tell(done: Change, as_json: bool) -> None:
+def tell(done: Change, as_json: bool) -> None:
+    """What was changed."""
     if as_json:
         console.print_json(
             {"model": done.model, "version": done.version, "before": done.before, "revision": done.revision}

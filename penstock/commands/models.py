@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from penstock import console
-from penstock.commands import _models_live, _models_quantize, _models_replicate
+from penstock.commands import _models_live, _models_quantize, _models_replicate, _models_rollout
 from penstock.commands._models_store import AsJson, Name, failing_in_one_line, store
 
 
@@ -21,6 +21,7 @@ def register(app: typer.Typer) -> None:
     group.command("list")(versions)
     for command in (show, add, verify):
         group.command()(command)
+    _models_rollout.register(group)
     _models_live.register(group)
     _models_quantize.register(group)
     _models_replicate.register(group)
@@ -62,12 +63,12 @@ def show(
     version: Annotated[str | None, typer.Argument(help="Version; the newest released where it is left out.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON document, as without it.")] = False,
 ) -> None:
-    """The manifest of a version, as JSON."""
+    """The manifest of a version as JSON, with the model's last rollout, and the times that workers measured."""
     del as_json
     with failing_in_one_line():
         ours = store()
         document: Any = ours.manifest(name, version or ours.default_version(name)).to_json()
-    console.print_json(document)
+    console.print_json({**document, **_models_live.live_state(name)})
 
 
 def add(

@@ -1,4 +1,4 @@
-"""`penstock monitor`: watches live traffic, raises alerts and stops a variant that does harm."""
+"""`penstock monitor`: watches live traffic, raises alerts, stops a variant that does harm, and drives rollouts."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def monitor(
     port: Annotated[int | None, typer.Option(help="Port of /metrics, /healthz and /readyz; 0: any free one.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="One line of JSON at the start: who and where.")] = False,
 ) -> None:
-    """Watch batch summaries, raise alerts and stop variants that do harm, until stopped. Needs no warehouse."""
+    """Watch batch summaries, raise alerts, stop variants that do harm and drive rollouts. Needs no warehouse."""
     import os
     import signal
     import socket
@@ -32,6 +32,7 @@ def monitor(
 
     from penstock.model_store import open_store
     from penstock.ops_access import ops_server
+    from penstock.rollout_watch import rollout_watch
     from producers.kafka import LOG
     from schemas.framing import RegistryUnavailableError
     from stream_workers.control import ControlError, ControlFollower
@@ -67,7 +68,8 @@ def monitor(
                 rules = LiveRules(limit_table(settings), open_store(settings.models), plans)
                 alerts = AlertTopic(kafka.client(), codec, kafka.topics.alerts)
                 metrics = MonitorMetrics(registry)
-                Monitor(config, codec, rules, alerts, _stop(settings), metrics, health).run(stop)
+                with rollout_watch(settings, codec, plans, alerts, registry, health, stop):
+                    Monitor(config, codec, rules, alerts, _stop(settings), metrics, health).run(stop)
             finally:
                 follower.stop()
     except (*EXPECTED, ControlError, MonitorConfigError, OpsServerError, RegistryUnavailableError) as error:

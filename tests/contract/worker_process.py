@@ -267,6 +267,21 @@ class Scene:
         ids = [one.request_id for one in requests]
         self.wait("all answers", lambda: all(one in self.answers and one in self.fates for one in ids), 60)
 
+    def read_again(self) -> dict[str, list[Answer]]:
+        """Every reply to clients that stands on its topic, read from its beginning."""
+        plain = {"bootstrap.servers": self.broker.address, "log_level": 0, "group.id": uuid.uuid4().hex}
+        consumer = Consumer({**plain, "enable.auto.commit": False})
+        name, found = self.topics.replies, defaultdict(list)
+        known = consumer.list_topics(name, timeout=10).topics[name].partitions
+        consumer.assign([TopicPartition(name, part, OFFSET_BEGINNING) for part in known])
+        while messages := consumer.consume(500, 2.0):
+            for message in (one for one in messages if one.error() is None):
+                reply = self.codec.decode(ScoreReply, message.value())
+                answer = Answer(reply, message.partition() or 0, dict(headers_of(message)))
+                found[reply.request_id].append(answer)
+        consumer.close()
+        return found
+
     def fate(self, request: ScoreRequest) -> Fate:
         """The only row of the prediction log that a request has."""
         self.wait("a fate", lambda: bool(self.fates.get(request.request_id)))

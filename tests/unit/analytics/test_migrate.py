@@ -85,6 +85,6 @@ def test_scores_that_were_nan_become_null_and_the_roll_up_stays_what_it_was() ->
 
 
 def test_every_table_that_ingest_fills_drops_a_repeated_block(warehouse: Warehouse) -> None:
-    tables = ("predictions", "batch_summaries", "outcomes", "dead_letters", "control_history")
-    for table in tables:
+    tables = ("predictions", "batch_summaries", "shadow_predictions", "shadow_summaries")
+    for table in (*tables, "outcomes", "dead_letters", "control_history"):
         assert "non_replicated_deduplication_window" in warehouse.query(f"SHOW CREATE TABLE {table}").scalar()

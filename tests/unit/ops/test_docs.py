@@ -23,6 +23,7 @@ from schemas.topics import Topics, topic_specs
 from stream_workers.monitor_metrics import MonitorMetrics
 from stream_workers.ops import IngestMetrics, ReplicaMetrics, WorkerMetrics, new_registry
 from stream_workers.ops_alerts import AlertMetrics
+from stream_workers.rollout_metrics import RolloutMetrics
 
 PAGES = sorted(path.name for path in docs.folder().glob("*.md"))
 
@@ -60,6 +61,7 @@ def test_the_page_names_exactly_the_metrics_there_are() -> None:
     WorkerMetrics(registry, "w")
     IngestMetrics(registry)
     MonitorMetrics(registry)
+    RolloutMetrics(registry)
     AlertMetrics(registry)
     ReplicaMetrics(registry)
     StackOps("127.0.0.1", 0, ["broker"], registry).stop()

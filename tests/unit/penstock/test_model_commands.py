@@ -147,7 +147,7 @@ def test_without_a_broker_models_are_listed_and_nothing_is_promoted_or_removed(s
 def test_promote_rollback_and_remove_tell_what_was_done(store: Path, tmp_path: Path, topic: MemoryTopic) -> None:
     for version in (1, 2, 3):
         answer("add", "late", str(version), weights(tmp_path, 1, 2, version))
-    done = answer("promote", "late", "2")
+    done = answer("promote", "late", "2", "--force")
     assert (done["version"], done["before"]) == ("2", "3")
     assert done["revision"] == topic.entries()[("model", "late")].revision
     assert {one["version"]: one["stage"] for one in answer("list")} == {
@@ -158,7 +158,7 @@ def test_promote_rollback_and_remove_tell_what_was_done(store: Path, tmp_path: P
     assert answer("rollback", "late")["version"] == "3"
     assert topic.worker.live == {"late": "3"}
     assert "is in use: it is live" in refusal("remove", "late", "3", "--force")
-    assert refusal("promote", "late", "1", "--expect", "2") == (
+    assert refusal("promote", "late", "1", "--force", "--expect", "2") == (
         "version 3 of model 'late' is live, not 2; nothing was changed"
     )
     gone = answer("remove", "late", "1")
