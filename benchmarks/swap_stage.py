@@ -16,7 +16,7 @@ from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaError, TopicPartiti
 from benchmarks.swap_figures import SECOND, Event, Scored
 from benchmarks.swap_load import Answers, Plan
 from benchmarks.swap_operator import Operator, now_us
-from benchmarks.swap_worker import DEVICE, WORKER
+from benchmarks.swap_worker import WORKER
 from penstock.bench.bed import READY_SECONDS, Bed, BenchError, Worker
 from penstock.bench.workload import number_of
 from penstock.brokers import free_port
@@ -101,9 +101,9 @@ class Stage:
         return operator.ramp(version, meanwhile)
 
     def change_devices(self) -> None:
-        """Start the workers anew, one after the other, on what they take for a GPU: `swap_worker.DEVICE`."""
+        """Start the workers anew, one after the other, on what they take for a GPU: see `swap_worker`."""
         settings = self.bed.settings
-        models = settings.models.model_copy(update={"device": DEVICE})
+        models = settings.models.model_copy(update={"device": "cuda"})
         settings = settings.model_copy(update={"models": models})
         for at, before in enumerate(self.bed.workers):
             before.stop()
