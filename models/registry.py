@@ -36,7 +36,7 @@ __all__ = ["ArtifactError", "ModelStore", "Registry", "UnknownModelError", "natu
 BLOBS: Final = ".blobs/sha256"
 REMOVED: Final = ".removed"
 # Manifests that are remembered: one with a profile is a quarter of a megabyte in memory, and versions come without end.
-KNOWN: Final = 32
+KNOWN: Final = 8
 # Longer than any writer takes between its first blob and its manifest.
 GRACE_SECONDS: Final = 86_400.0
 CACHE: Final = Path(".penstock/models")
