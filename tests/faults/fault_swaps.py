@@ -13,16 +13,16 @@ from typing import Any
 
 import numpy as np
 from fault_evidence import read
-from fault_fleet import Fleet, Member
+from fault_fleet import Fleet, Member, until
 from fault_load import Answer, Asked, Load, dot
 from fault_models import weights_of
-from fault_run import comes_back, strike
+from fault_run import RECOVERY_SECONDS, comes_back, strike
 from onnx_models import linear
 
 from benchmarks.swap_figures import SECOND, Event, Readiness, Scored, moved_back, scored_unready
 from benchmarks.swap_operator import Operator
 from benchmarks.swap_versions import SPOILT, Versions, described
-from benchmarks.swap_worker import WORKER
+from benchmarks.swap_worker import READY, WORKER
 from models.batching import BatchLimits
 from models.manifest import Manifest
 from models.registry import Registry
@@ -30,6 +30,8 @@ from penstock.brokers import free_port
 from schemas.codes import Code
 
 LIVE = "live"
+# What else is asked for.
+USUAL = {("sum", "1"), ("sum", "2"), ("named", "1"), ("lookup", "1")}
 SCORED = """
     SELECT worker, version, toUnixTimestamp64Micro(scored_at), count() FROM predictions
     WHERE model = 'live' AND code = 'OK' GROUP BY 1, 2, 3
@@ -120,6 +122,10 @@ class Swaps:
         self.operator.rest(2.5)
         return names, wrong
 
+    def noted(self, pid: int, what: str) -> list[dict[str, Any]]:
+        """What a process noted of this kind."""
+        return [one for one in self.operator.witnessed() if (one["pid"], one["what"]) == (pid, what)]
+
     def kill_one(self) -> dict[str, float]:
         """kill -9 of a worker within half a second; it is back when this returns."""
         delay = self.rng.uniform(0.0, 0.5)
@@ -130,9 +136,19 @@ class Swaps:
         return {"killed_after_seconds": round(delay, 3)}
 
     def lose_a_device(self) -> None:
-        """A worker's device is lost; the worker has ended and is back when this returns."""
-        victim, pid = (one := self.rng.choice(self.workers)), one.program.pid
+        """A worker's device is lost; the worker has ended and is back when this returns.
+
+        Not before it has loaded all that is asked for: a version that is loaded when it is lost is another matter.
+        """
+        victim = self.rng.choice(self.workers)
+        pid = victim.program.pid
         assert pid is not None
+        wanted = {*USUAL, (LIVE, self.operator.serves)}
+        until(
+            lambda: wanted <= {(one["model"], one["version"]) for one in self.noted(pid, READY)},
+            RECOVERY_SECONDS,
+            lambda: f"{victim.name} has not loaded {wanted}: {self.noted(pid, READY)}",
+        )
         os.kill(pid, signal.SIGUSR1)
         comes_back(victim, pid)
 
