@@ -14,7 +14,9 @@ of that writes it again rather than trust that it stays.
 from __future__ import annotations
 
 import hashlib
+import threading
 import time
+from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -34,6 +36,8 @@ __all__ = ["ArtifactError", "ModelStore", "Registry", "UnknownModelError", "natu
 
 BLOBS: Final = ".blobs/sha256"
 REMOVED: Final = ".removed"
+# Manifests that are remembered: one with a profile is a quarter of a megabyte in memory, and versions come without end.
+KNOWN: Final = 8
 # Longer than any writer takes between its first blob and its manifest.
 GRACE_SECONDS: Final = 86_400.0
 CACHE: Final = Path(".penstock/models")
@@ -59,8 +63,11 @@ class Registry:
         self._cache = Cache(Path(cache), cache_limit)
         self._clock = clock
         # A version never changes, and a remote store takes tenths of a second to say so.
-        self._known: dict[tuple[str, str], tuple[About | None, Manifest]] = {}
+        self._known: OrderedDict[tuple[str, str], tuple[About | None, Manifest]] = OrderedDict()
+        # Of every version: a listing asks for no more.
+        self._stages: dict[tuple[str, str], tuple[About | None, str]] = {}
         self._seen: set[tuple[str, str]] = set()
+        self._lock = threading.Lock()
 
     @property
     def is_remote(self) -> bool:
@@ -90,16 +97,19 @@ class Registry:
     def manifest(self, name: str, version: str) -> Manifest:
         """What a version says about itself. Raises `UnknownModelError`, `ManifestError`, `StoreError`."""
         known = self._known.get((name, version))
-        # In a folder somebody may have changed it, and asking costs nothing.
-        own = not self.is_remote and is_name(name) and is_name(version)
-        about = self._objects.about(_manifest_path(name, version)) if own else None
+        about = self._written(name, version)
         if known is not None and known[0] == about:
             return known[1]
         found = self._read(name, version)
         if found is None:
             there = ", ".join(self.versions(name))
             raise UnknownModelError(f"model {name!r} has no version {shown(version)}; there are: {there}")
-        self._known[(name, version)] = (about, found)
+        self._stages[(name, version)] = (about, found.stage)
+        with self._lock:
+            self._known[(name, version)] = (about, found)
+            self._known.move_to_end((name, version))
+            if len(self._known) > KNOWN:
+                self._known.popitem(last=False)
         return found
 
     def artifact(self, name: str, version: str) -> Path:
@@ -200,7 +210,9 @@ class Registry:
         manifest = self.manifest(name, version)
         beside = [one.path for one in self._objects.walk(f"{name}/{version}")]
         self._objects.put(_removed_path(name, version), iter([manifest.encoded()]))
-        self._known.pop((name, version), None)
+        with self._lock:
+            self._known.pop((name, version), None)
+        self._stages.pop((name, version), None)
         self._seen.discard((name, version))
         self._objects.delete(_manifest_path(name, version))
         for path in beside:
@@ -248,8 +260,16 @@ class Registry:
             self._seen.add((name, version))
         return found
 
+    def _written(self, name: str, version: str) -> About | None:
+        """By what is known that a manifest has not changed: in a folder somebody may, and asking costs nothing."""
+        own = not self.is_remote and is_name(name) and is_name(version)
+        return self._objects.about(_manifest_path(name, version)) if own else None
+
     def _is_released(self, name: str, version: str) -> bool:
         try:
+            known = self._stages.get((name, version))
+            if known is not None and known[0] == self._written(name, version):
+                return known[1] == RELEASED
             return self.manifest(name, version).stage == RELEASED
         except StoreError:
             raise

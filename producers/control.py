@@ -19,6 +19,7 @@ from schemas.records import Control
 Entries = dict[tuple[str, str], Control]
 # A rollout ends in a change of the live version, so both are changed under one lock.
 _ABOUT: Final = {"rollout": "model"}
+END_WAIT_MS: Final = 10
 # What Kafka says to a transactional producer when another one has begun under its name.
 _FENCED = frozenset({KafkaError._FENCED, KafkaError.PRODUCER_FENCED, KafkaError.INVALID_PRODUCER_EPOCH})
 
@@ -125,10 +126,13 @@ class ControlTopic:
         """The entries that hold now. Raises `BrokerUnavailableError` where the topic was not read in time."""
         timeout = self._timeout
         own = {"group.id": "penstock-control", "enable.auto.commit": False, "enable.partition.eof": True}
-        consumer = Consumer(client_config(self._config, own))
+        # The end is told by an empty fetch, which would wait for half a second.
+        consumer = Consumer(client_config(self._config, {**own, "fetch.wait.max.ms": END_WAIT_MS}))
         found: dict[bytes, bytes | None] = {}
         end = time.monotonic() + timeout
         try:
+            # A partition whose leader is not known when it is assigned is looked at again after half a second.
+            consumer.list_topics(self._topic, timeout)
             consumer.assign([TopicPartition(self._topic, 0, OFFSET_BEGINNING)])
             while time.monotonic() < end:
                 message = consumer.poll(0.2)

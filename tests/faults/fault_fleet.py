@@ -99,7 +99,7 @@ class Fleet:
                 partitions=PARTITIONS,
             ),
             clickhouse=ClickHouseSettings(path=str(folder / "chdb"), url=url, database="pen"),
-            models=ModelSettings(store=str(store), device="cpu"),
+            models=ModelSettings(store=str(store), cache=str(folder / "models"), device="cpu"),
             worker=WorkerSettings(group=f"{self.topics.prefix}scoring"),
             # Blocks often, so that kills meet many of them.
             ingest=IngestSettings(group=f"{self.topics.prefix}ingest", block_seconds=0.2),
@@ -128,12 +128,20 @@ class Fleet:
         port = self.settings.http.warehouse_port
         return self.start(self.command("ingest", f"http://127.0.0.1:{port}/readyz", self.settings, "ingest"))
 
-    def command(self, name: str, ready_url: str, settings: Settings, *arguments: str) -> Program:
-        """Any Penstock command, with these settings and no others."""
+    def monitor(self) -> Member:
+        """Start `penstock monitor`; returns when it is ready."""
+        port = free_port()
+        url = f"http://127.0.0.1:{port}/readyz"
+        return self.start(self.command("monitor", url, self.settings, "monitor", f"--port={port}"))
+
+    def command(
+        self, name: str, ready_url: str, settings: Settings, *arguments: str, module: str = "penstock"
+    ) -> Program:
+        """Any Penstock command, with these settings and no others; `module`: what runs it."""
         inherited = {key: value for key, value in os.environ.items() if not key.startswith("PENSTOCK_")}
         return Program(
             name,
-            [sys.executable, "-m", "penstock", *arguments],
+            [sys.executable, "-m", module, *arguments],
             self.folder / f"{name}.log",
             env={**inherited, "PYTHONPATH": str(ROOT), **settings.environment()},
             ready_url=ready_url,

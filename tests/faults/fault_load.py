@@ -185,12 +185,16 @@ class Load:
             else:
                 return
 
-    def _kinds(self) -> Iterator[Callable[[], tuple[bytes, bytes, Asked]]]:
-        kinds = [
+    def _mix(self) -> list[Callable[[], tuple[bytes, bytes, Asked]]]:
+        """The kinds of requests, each as often as it is to come in a round."""
+        return [
             *[self._plain] * 10,
             *(self._many_rows, self._pinned, self._named, self._text, self._looked_up),
             *(self._missing_feature, self._wrong_shape, self._culprit, self._unknown, self._late, self._unreadable),
         ]
+
+    def _kinds(self) -> Iterator[Callable[[], tuple[bytes, bytes, Asked]]]:
+        kinds = self._mix()
         while True:
             self._rng.shuffle(kinds)
             yield from kinds
@@ -203,12 +207,13 @@ class Load:
         inputs: tuple[Tensor, ...] = (),
         features: dict[str, FeatureValue] | None = None,
         version: str = "",
+        experiment: str = EXPERIMENT,
         deadline: int = 0,
         asked: Asked | None = None,
     ) -> tuple[bytes, bytes, Asked]:
         asked = asked or self._asked(code)
         user = asked.request_id.rpartition("/")[2]
-        experiment = "" if version else EXPERIMENT
+        experiment = "" if version else experiment
         now = time.time_ns() // 1000
         record = ScoreRequest(
             request_id=asked.request_id,
@@ -239,7 +244,7 @@ class Load:
         variant = self._router.assign(EXPERIMENT, asked.request_id.rpartition("/")[2])
         assert variant is not None
         asked.version, asked.variant = variant.version, variant.name
-        asked.outputs = _dot(values, variant.version)
+        asked.outputs = dot(values, variant.version)
         return self._request(Code.OK, "sum", inputs=inputs, asked=asked)
 
     def _many_rows(self) -> tuple[bytes, bytes, Asked]:
@@ -248,13 +253,13 @@ class Load:
     def _pinned(self) -> tuple[bytes, bytes, Asked]:
         inputs, values = self._x(1)
         asked = self._asked(Code.OK)
-        asked.version, asked.outputs = "1", _dot(values, "1")
+        asked.version, asked.outputs = "1", dot(values, "1")
         return self._request(Code.OK, "sum", inputs=inputs, version="1", asked=asked)
 
     def _named(self) -> tuple[bytes, bytes, Asked]:
         _, values = self._x(1)
         asked = self._asked(Code.OK)
-        asked.version, asked.outputs = "1", _dot(values, "1")
+        asked.version, asked.outputs = "1", dot(values, "1")
         return self._request(Code.OK, "named", features=dict(zip("abc", values[0], strict=True)), asked=asked)
 
     def _text(self) -> tuple[bytes, bytes, Asked]:
@@ -305,10 +310,16 @@ class Load:
             asked.answers += 1
             asked.answered = asked.answered or now
             got = Answer(reply.code, outputs, reply.version, reply.variant)
-            wanted = Answer(asked.code, asked.outputs, asked.version, asked.variant)
+            wanted = self._wanted(asked, got)
             # An error says nothing of versions that a request must have.
             if got.code != wanted.code or (got.code is Code.OK and got != wanted):
                 self.book.wrong.append(f"{asked.request_id}: {got} ({reply.message}), expected {wanted}")
+
+    def _wanted(self, asked: Asked, got: Answer) -> Answer:
+        """What a reply must be. `got`: what it is, where that decides."""
+        del got
+        assert asked.code is not None
+        return Answer(asked.code, asked.outputs, asked.version, asked.variant)
 
     def __enter__(self) -> Self:
         return self.start()
@@ -319,7 +330,8 @@ class Load:
         self.close()
 
 
-def _dot(values: list[list[float]], version: str) -> tuple[float, ...]:
+def dot(values: list[list[float]], version: str) -> tuple[float, ...]:
+    """What version `version` of "sum" answers to these rows."""
     weights = weights_of(version)
     return tuple(sum(one * weight for one, weight in zip(row, weights, strict=True)) for row in values)
 

@@ -49,10 +49,10 @@ class Arena:
 
 
 @contextmanager
-def running(fleet: Fleet, rate: int, seed: int = 1) -> Iterator[Arena]:
+def running(fleet: Fleet, rate: int, seed: int = 1, kind: type[Load] = Load) -> Iterator[Arena]:
     """The load, on a fleet whose processes the test starts. It has answers before the test goes on."""
     kafka = fleet.settings.kafka
-    load = Load(fleet.broker.address, fleet.topics, experiment(), rate, seed)
+    load = kind(fleet.broker.address, fleet.topics, experiment(), rate, seed)
     with load:
         until(lambda: load.answered() > rate // 2, 60, f"no answers: {kafka.topic_prefix}")
         yield Arena(fleet, load, Random())

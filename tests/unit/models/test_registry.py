@@ -20,7 +20,7 @@ from models.importing import About, source_of
 from models.loading import LoadedModel
 from models.manifest import CANDIDATE, Manifest
 from models.objects import FolderObjects, Objects, RemoteObjects, objects_at
-from models.registry import Registry
+from models.registry import KNOWN, Registry
 
 DAY = 86_400.0
 
@@ -348,7 +348,7 @@ _BIG = """
 import resource, sys
 from pathlib import Path
 from models.importing import source_of
-from models.registry import Registry
+from models.registry import KNOWN, Registry
 folder = Path(sys.argv[1])
 store = Registry(folder / "store", folder / "cache")
 store.names()
@@ -399,3 +399,26 @@ def test_weights_of_hundreds_of_megabytes_stream_through(tmp_path: Path) -> None
     )
     assert done.returncode == 0, done.stderr
     assert float(done.stdout) < 50, f"{done.stdout.strip()} MB more than for a model of 200 bytes"
+
+
+def test_manifests_are_remembered_by_the_dozen_and_stages_of_all_versions(tmp_path: Path) -> None:
+    store, path = Registry(tmp_path / "store", tmp_path / "cache"), linear(tmp_path / "m.onnx")
+    add(store, path)
+    for number in range(KNOWN + 8):
+        add(store, path, f"2.{number}", stage=CANDIDATE)
+    reads: list[str] = []
+
+    class Counting(FolderObjects):
+        def read(self, path: str) -> bytes | None:
+            reads.append(path)
+            return super().read(path)
+
+    counted = Registry(Counting(tmp_path / "store"), tmp_path / "cache")
+    # The newest released one is behind more candidates than are remembered.
+    assert [counted.default_version("late") for _ in range(3)] == ["1"] * 3
+    assert len(reads) == KNOWN + 9
+    assert len(counted._known) == KNOWN
+    # A stage that somebody changes in a folder is seen.
+    newest = tmp_path / "store" / "late" / f"2.{KNOWN + 7}" / "manifest.json"
+    newest.write_text(newest.read_text().replace(f'"{CANDIDATE}"', '"released"'))
+    assert counted.default_version("late") == f"2.{KNOWN + 7}"
