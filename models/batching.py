@@ -20,6 +20,7 @@ from dataclasses import dataclass
 from typing import Final
 
 _FORGET: Final = 0.98  # weight of a batch falls to a half after 34 more
+_ALIKE: Final = 200  # batches of one size, after which a cap that goes by their duration is put to the test
 _RATE_SECONDS: Final = 1.0  # time constant of the arrival rate
 _RATE_SAMPLES: Final = 8
 _SPREAD: Final = 0.05  # batch sizes that differ by less than this share say little about the slope
@@ -98,14 +99,21 @@ class ServiceTime:
         self._var = 0.0
         self._cov = 0.0
         self._slope = 0.0
+        self._alike = 0
 
     @property
     def known(self) -> bool:
         """Whether any batch was seen."""
         return self._weight > 0
 
+    @property
+    def alike(self) -> int:
+        """How many batches in a row were of one size, so that the slope is what earlier ones had taught."""
+        return self._alike
+
     def observe(self, rows: int, seconds: float) -> None:
         """Learn from a batch of `rows` rows that took `seconds`."""
+        self._alike = self._alike + 1 if abs(rows - self._rows) <= _SPREAD * self._rows else 0
         # Weighted means, variance and covariance, updated in place (West, 1979): sums of squares would cancel.
         weight = self._weight * _FORGET + 1.0
         share = 1.0 / weight
@@ -221,16 +229,22 @@ class BatchPolicy:
         it. Where a cap that small could not keep up with the arrivals, the queue would grow and the target be missed
         by far, so the smallest cap that keeps up is used instead. `max_run` gives way
         only to a batch's fixed cost, of which no more than a fifth of the time may be made.
+
+        A cap that goes by duration goes by the slope, and batches of one size teach none: a single late batch could
+        have set a cap that allows no other size, for good. So one batch in 200 may be twice as large.
         """
-        rows = self.limits.max_rows
+        most = self.limits.max_rows
         if self.memory_rows is not None:
-            rows = min(rows, self.memory_rows)
+            most = min(most, self.memory_rows)
+        rows = most
         if self.service.known:
             target, longest = self.limits.p99_target, self.limits.max_run
             if target is not None:
                 rows = min(rows, max(self._rows_within(target / 2), self._rows_that_keep_up(), 1))
             if longest is not None:
                 rows = min(rows, max(self._rows_within(max(longest, 5 * self.service.intercept)), 1))
+            if self.service.alike >= _ALIKE:
+                rows = min(2 * rows, most)
         buckets = self.limits.buckets
         return buckets[max(bisect_right(buckets, rows) - 1, 0)] if buckets else rows
 

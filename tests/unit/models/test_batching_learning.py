@@ -9,7 +9,7 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from models.batching import ArrivalRate, BatchLimits, BatchPolicy, ServiceTime
+from models.batching import DEFAULT_LIMITS, ArrivalRate, BatchLimits, BatchPolicy, ServiceTime
 
 sizes = st.lists(st.integers(1, 2000), min_size=100, max_size=200)
 slopes = st.floats(0, 0.01)
@@ -189,3 +189,35 @@ def test_with_a_target_batches_queue_half_empty_only_where_three_fit_into_it() -
 def test_limits_that_make_no_sense_are_refused_by_name(wrong: dict[str, float], key: str) -> None:
     with pytest.raises(ValueError, match=f"^{key} must be"):
         BatchLimits(**wrong)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("row", [0.00033, 0.01])
+@pytest.mark.parametrize("limits", [DEFAULT_LIMITS, BatchLimits(p99_target=0.3)])
+def test_one_late_batch_does_not_cut_batches_for_good(row: float, limits: BatchLimits) -> None:
+    """A machine that stands still in one of the first batches teaches a slope by which a batch has room for one row."""
+
+    def took(rows: int) -> float:
+        return 0.05 + row * rows
+
+    late, calm = BatchPolicy(limits), BatchPolicy(limits)
+    for policy, stood_still in ((late, 0.3), (calm, 0.0)):
+        policy.observe_batch(1, took(1))
+        policy.observe_batch(5, took(5) + stood_still)
+    assert late.max_rows() < 5
+    for policy in (late, calm):
+        for _ in range(2000):
+            policy.observe_batch(policy.max_rows(), took(policy.max_rows()))
+    assert late.max_rows() == pytest.approx(calm.max_rows(), rel=0.1)
+
+
+def test_a_cap_is_put_to_the_test_once_in_a_while_and_no_more() -> None:
+    policy = BatchPolicy(DEFAULT_LIMITS)
+    for rows in (1, 8, 64, 512):
+        policy.observe_batch(rows, 0.0001 * rows)
+    caps = []
+    for _ in range(2000):
+        caps.append(policy.max_rows())
+        policy.observe_batch(caps[-1], 0.0001 * caps[-1])
+    usual = sorted(caps)[1000]
+    assert 5 <= sum(one > 1.1 * usual for one in caps) <= 10
+    assert max(caps) <= 2 * usual + 1
