@@ -19,10 +19,9 @@ import time
 import uuid
 from collections.abc import Callable
 from dataclasses import replace
-from functools import partial
 from typing import Any, Final
 
-from confluent_kafka import Consumer, KafkaException, Producer
+from confluent_kafka import Consumer
 
 from models.batching import BatchLimits
 from models.catalog import Catalog
@@ -30,9 +29,9 @@ from models.loading import LoadedModel
 from models.store import Store
 from schemas.codec import Codec
 from schemas.placement import DEFAULT, Placement
-from schemas.topics import MAX_MESSAGE_BYTES, Topics
+from schemas.topics import Topics
 from stream_workers.bulk import BulkIntake
-from stream_workers.commit import AtLeastOnce, Committer, Delivery, ExactlyOnce
+from stream_workers.commit import Committer
 from stream_workers.control import ControlFollower, ControlState
 from stream_workers.dead_letters import DeadLetters
 from stream_workers.device import Device
@@ -40,41 +39,27 @@ from stream_workers.errands import Errands
 from stream_workers.handover import Handover
 from stream_workers.intake import RequestIntake
 from stream_workers.ledger import Ledger
-from stream_workers.librdkafka import OnFailure
 from stream_workers.ops import Health, WorkerMetrics
 from stream_workers.pipeline import Pipeline, PipelineError
 from stream_workers.publish import Publisher
 from stream_workers.replies import ReplySender, ReplyTopics
-from stream_workers.reply_producers import ReplyProducer, reply_producer
+from stream_workers.scoring_clients import ScoringClients, WorkerStartError
 from stream_workers.scoring_config import ScoringConfig
 from stream_workers.shadow import Shadow
 from stream_workers.standby import Standby
 from stream_workers.worker_models import WorkerModels
 from stream_workers.worker_state import StateTeller
 
-log = logging.getLogger(__name__)
-# What librdkafka has to say, in the process's own format.
-_kafka_log = logging.getLogger("librdkafka")
+__all__ = ["ScoringWorker", "WorkerStartError", "now_us"]
 
-# A dead worker's transaction holds up read_committed consumers for this long, unless it comes back under its name.
-TRANSACTION_TIMEOUT_MS: Final = 10_000
-# How long a fetch may wait for a first record; Kafka answers as soon as there is one.
-REQUEST_WAIT_MS: Final = 100
-BULK_WAIT_MS: Final = 500
-FETCH_BYTES: Final = 2 * MAX_MESSAGE_BYTES
-ASK_SECONDS: Final = 5.0
+log = logging.getLogger(__name__)
+
 # Bytes of bulk that may be done and not yet committed, to each that may be in flight.
 REDO: Final = 16
 # Between two looks at the models while none can serve.
 LOOK_SECONDS: Final = 1.0
 # How long partitions that came wait for control to be read to its end; a share of max.poll.interval.ms.
 CATCH_UP_SECONDS: Final = 10.0
-# How long the worker waits for Kafka and its topics before it says what is missing and ends.
-START_SECONDS: Final = 10.0
-
-
-class WorkerStartError(RuntimeError):
-    """The worker cannot begin: Kafka does not answer, or lacks its topics."""
 
 
 class ScoringWorker:
@@ -120,10 +105,8 @@ class ScoringWorker:
         self._teller = StateTeller(config.producer(), codec, config.topics.workers, config.name, self._models.state)
         self._placement = config.placement or Placement.create(Topics(config.topics.prefix))
         self._handovers: list[Handover] = []
-        # A handle of its own that nobody polls: a call on a polled one waits for the poll. Its log lines would pile up.
-        asking = {"allow.auto.create.topics": False, "log_level": 0}
-        self._asker = Consumer(dict(config.consumer(f"{config.group}-topics", **asking)))
-        self._reply_topics = ReplyTopics(partial(_partitions, self._asker))
+        self._clients = ScoringClients(config)
+        self._reply_topics = ReplyTopics(self._clients.partitions)
         self._intakes: list[RequestIntake | BulkIntake] = []
         self._pipelines: list[tuple[Pipeline, Committer]] = []
         self._ledgers: list[Ledger] = []
@@ -140,14 +123,14 @@ class ScoringWorker:
     def run(self, stop: threading.Event) -> None:
         """Serve until `stop` is set. Raises what made it impossible to go on, `DeviceError` among it."""
         config = self._config
-        if not self._await_topics(stop):
+        if not self._clients.await_topics(self._health, stop):
             return
         if config.requests:
             self._pipelines.append(self._request_pipeline())
         if config.bulk:
             self._pipelines.append(self._bulk_pipeline())
         control = ControlFollower(
-            config.consumer("penstock-control", logger=_kafka_log),
+            self._clients.control(),
             config.topics.control,
             ControlState(self._codec),
             self._controlled,
@@ -212,28 +195,6 @@ class ScoringWorker:
         if failures:
             raise failures[0]
 
-    def _await_topics(self, stop: threading.Event) -> bool:
-        """Wait a while for Kafka and its topics; False where `stop` came first. Raises `WorkerStartError`."""
-        own = self._config.topics
-        needed = {own.requests, own.bulk, own.predictions, own.summaries, own.dead_letters, own.control}
-        needed |= {own.workers, own.shadow_predictions, own.shadow_summaries}
-        end = time.monotonic() + START_SECONDS
-        while not stop.is_set():
-            try:
-                missing = needed - self._asker.list_topics(timeout=1.0).topics.keys()
-                why = f"Kafka has no topic {', '.join(sorted(missing))}; `penstock topics` creates what is missing"
-            except KafkaException as error:
-                servers = self._config.consumer(self._config.group)["bootstrap.servers"]
-                missing, why = needed, f"Kafka does not answer at {servers}: {error.args[0].str()}"
-            if not missing:
-                self._health.forget("kafka")
-                return True
-            self._health.set("kafka", False, why)
-            if time.monotonic() > end:
-                raise WorkerStartError(why)
-            stop.wait(0.5)
-        return False
-
     def _start_device(self, stop: threading.Event) -> bool:
         """Load the models and start the device; False where `stop` came before one of them could serve.
 
@@ -273,9 +234,9 @@ class ScoringWorker:
         return True
 
     def _request_pipeline(self) -> tuple[Pipeline, Committer]:
-        consumer = self._consumer(self._config.group, REQUEST_WAIT_MS)
+        consumer = self._clients.requests()
         ledger = Ledger()
-        self._replies = replies = ReplySender(self._reply_producer, self._reply_topics, self._metrics)
+        self._replies = replies = ReplySender(self._clients.replies, self._reply_topics, self._metrics)
         publisher = self._publisher(ledger, replies)
         intake = RequestIntake(
             self._codec,
@@ -295,7 +256,7 @@ class ScoringWorker:
         self._shadow = Shadow(
             self._codec,
             self._config.topics,
-            Producer(dict(self._config.producer(**{"compression.type": "lz4", "logger": _kafka_log}))),
+            self._clients.shadow(),
             self._catalog,
             self._device,
             self._metrics,
@@ -314,7 +275,7 @@ class ScoringWorker:
         )
 
     def _bulk_pipeline(self) -> tuple[Pipeline, Committer]:
-        consumer = self._consumer(f"{self._config.group}-bulk", BULK_WAIT_MS)
+        consumer = self._clients.bulk()
         ledger = Ledger()
         intake = BulkIntake(
             self._codec,
@@ -370,46 +331,13 @@ class ScoringWorker:
         )
         committer = Committer(
             ledger,
-            self._delivery(name, consumer, errands),
+            self._clients.delivery(name, consumer, errands),
             replies or _NoReplies(),
             interval=config.commit_interval,
             on_commit=pipeline.committed,
             on_failure=pipeline.commit_failed,
         )
         return pipeline, committer
-
-    def _delivery(self, name: str, consumer: Consumer, errands: Errands) -> Delivery:
-        config = self._config
-        # Commits are grouped already, so what is left to linger for is one record more.
-        own: dict[str, Any] = {"linger.ms": 1, "compression.type": "lz4", "logger": _kafka_log}
-        if config.delivery == "at-least-once":
-            return AtLeastOnce(Producer(dict(config.producer(**own))), consumer, errands)
-        own |= {
-            "transactional.id": f"{config.group}-{name}-{config.name}",
-            "transaction.timeout.ms": TRANSACTION_TIMEOUT_MS,
-        }
-        return ExactlyOnce(Producer(dict(config.producer(**own))), consumer, errands)
-
-    def _consumer(self, group: str, wait_ms: int) -> Consumer:
-        over = {
-            "fetch.wait.max.ms": wait_ms,
-            # A larger answer is mapped anew each time, and every page of it faults.
-            "fetch.max.bytes": FETCH_BYTES,
-            "allow.auto.create.topics": False,
-            "logger": _kafka_log,
-        }
-        return Consumer(dict(self._config.consumer(group, **over)))
-
-    def _reply_producer(self, on_failure: OnFailure) -> ReplyProducer:
-        own = {
-            # A micro-batch is queued in one call: there is nothing to wait for.
-            "linger.ms": 0,
-            "queue.buffering.max.messages": 500_000,
-            # A topic that was deleted is given up after this long, and until then holds up its epoch.
-            "topic.metadata.propagation.max.ms": 5_000,
-            "delivery.report.only.error": True,
-        }
-        return reply_producer(self._config.producer(**own), on_failure, logger=_kafka_log)
 
     def _publisher(self, ledger: Ledger, replies: ReplySender) -> Publisher:
         return Publisher(
@@ -507,9 +435,3 @@ class _NoReplies:
 def now_us() -> int:
     """Microseconds since the epoch."""
     return time.time_ns() // 1000
-
-
-def _partitions(consumer: Consumer, topic: str) -> int:
-    """Partitions of a topic; 0 where there is none. Raises KafkaException where the cluster does not say."""
-    found = consumer.list_topics(topic, timeout=ASK_SECONDS).topics.get(topic)
-    return 0 if found is None or found.error is not None else len(found.partitions)
