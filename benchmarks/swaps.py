@@ -18,7 +18,7 @@ from typing import Any, Final
 
 from benchmarks.swap_figures import SECOND
 from benchmarks.swap_operator import LISTED_SECONDS, Operator
-from benchmarks.swap_report import Run, report
+from benchmarks.swap_report import EARLY_SWAPS, Run, report
 from benchmarks.swap_stage import Stage, asking, read_log
 from benchmarks.swap_versions import FLIGHTS, MADE, SPOILT, Versions, artifacts
 from benchmarks.swap_worker import WORKER, witnessing
@@ -30,6 +30,8 @@ RESULTS: Final = Path(__file__).parent / "results"
 WORKERS: Final = 2
 # Users ask by turns: twice a second each.
 USERS: Final = 250
+# What was swapped out is unloaded after a while; memories are compared when nothing is left to be.
+GIVEN_BACK_SECONDS: Final = 15.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,6 +138,8 @@ def act(stage: Stage, operator: Operator, versions: Versions, counts: Counts, wi
         begun = operator.swap(version)
         if number < counts.timed:
             operator.rest(max(0.0, window - (begun.until - begun.at) / SECOND))
+        if number + 1 in (EARLY_SWAPS, counts.swaps):
+            operator.rest(GIVEN_BACK_SECONDS)
         memory.append(stage.memory())
     for _ in range(counts.rollbacks):
         operator.roll_back()
