@@ -33,6 +33,11 @@ LISTING_SECONDS: Final = 2.0
 REMOTE_LISTING_SECONDS: Final = 10.0
 # A version that serves nothing and that nobody asked for in so long is unloaded; asked for again it is loaded again.
 UNUSED_SECONDS: Final = 600.0
+# One that another took the place of, and that nobody asks for by name since, goes after this: a model that is swapped
+# every minute would otherwise be in memory ten times over. The last good one stays: a rollback leads there.
+SUPERSEDED_SECONDS: Final = 10.0
+# What was polled before a swap asks for its version a moment after it.
+_UNDER_WAY_SECONDS: Final = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,6 +103,7 @@ class Catalog:
         self._live: Mapping[str, Live] = {}
         self._candidates_now: Mapping[str, str] = {}
         self._serving: dict[str, str] = {}
+        self._superseded_at: dict[Key, float] = {}
         self._listing: dict[str, _Listed] = {}
         self.store_problem = ""
         self._listed = float("-inf")
@@ -148,7 +154,9 @@ class Catalog:
             return wanted
         if self.residency.state((model, wanted)) == "ready":
             self._serving[model] = wanted
+            self._superseded_at.pop((model, wanted), None)
             if serving is not None and serving != wanted:
+                self._superseded_at[(model, serving)] = self._clock()
                 log.info("model %s: version %s serves, after %s", model, wanted, serving)
                 self._on_swap(model, serving, wanted)
             return wanted
@@ -293,6 +301,7 @@ class Catalog:
         """A version was unloaded."""
         if self._serving.get(model) == version:
             del self._serving[model]
+        self._superseded_at.pop((model, version), None)
         self._store.release(model, version)
         self._gone(model, version)
 
@@ -359,7 +368,16 @@ class Catalog:
         now = (self._serving.get(model), self._wanted(model, listed), self._candidates_now.get(model))
         if self._mine(model) and version in now:
             return False
-        return version not in listed.versions or self._clock() - self.residency.asked_at(key) > UNUSED_SECONDS
+        return version not in listed.versions or self._clock() - self.residency.asked_at(key) > self._kept_seconds(key)
+
+    def _kept_seconds(self, key: Key) -> float:
+        """How long a version that serves nothing is kept after it was last asked for."""
+        model, version = key
+        live, at = self._live.get(model), self._superseded_at.get(key)
+        is_last_good = live is not None and live.good[:1] == (version,)
+        if at is None or is_last_good or self.residency.asked_at(key) > at + _UNDER_WAY_SECONDS:
+            return UNUSED_SECONDS
+        return SUPERSEDED_SECONDS
 
     def _list(self) -> dict[str, _Listed]:
         listing = {}

@@ -139,7 +139,7 @@ class Ladders:
                 wait = choice.wait or (self._leaves and self._is_dying(standing))
                 return Pick(None, None, wait=wait, seen=seen, why=why)
             found = models[choice.rung]
-            degraded = "" if choice.rung is Rung.DEVICE else CPU
+            degraded = standing.pick.degraded if choice.rung is Rung.DEVICE else CPU
             if choice.rung in (Rung.FALLBACK, Rung.FALLBACK_CPU):
                 degraded = fallback_name(found.name, found.version)
             return Pick(choice.rung, found, degraded, seen=seen)
@@ -261,7 +261,8 @@ class Ladders:
                 limit.ran_out(self._clock(), limits.max_rows, model.fits)
                 self.limited = True
             breakers = {device: Breaker() for device in {model.device, "cpu"}}
-            found = self._standings[key] = _Standing(model, limit, breakers, Pick(Rung.DEVICE, model))
+            pick = Pick(Rung.DEVICE, model, CPU if model.stranded else "")
+            found = self._standings[key] = _Standing(model, limit, breakers, pick)
         return found
 
     def _of(self, model: LoadedModel) -> _Standing:

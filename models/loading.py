@@ -51,6 +51,7 @@ class LoadedModel:
         self._staged = session.stages and manifest.signature.fixed_rows is None
         compare(manifest, session.inputs, session.outputs)
         self.fits: int | None = None
+        self.stranded = False
         self._sample: dict[str, Array] = {}
         self.warm_up: list[tuple[int, float]] = self._warm(clock)
 

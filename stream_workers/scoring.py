@@ -230,6 +230,7 @@ class ScoringWorker:
         # To a GPU the next batch is copied while one runs; two on a CPU would only take its cores from each other.
         self._device.start(runs=1 if name == "cpu" else self._config.device_options.runs)
         self._loaded.set()
+        self._standby.serves = True
         self._tell_models()
         return True
 

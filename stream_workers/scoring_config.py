@@ -18,7 +18,7 @@ class ScoringConfig:
 
     `name`: unique among live workers; keeping it over a restart ends the dead one's transaction at once.
     `consumer` and `producer` make a client's librdkafka properties: of a group and what the worker needs of it, and of
-    what the worker needs of it; where an operator's properties say otherwise, they win.
+    what the worker needs of it; where an operator's properties say otherwise, they win. `client`: those of any client.
     `on_device_loss`: "leave" or "cpu"; `cpu_on_failure`: whether a version whose device fails may go on on the CPU.
     `topics`, `group`: of this worker's pool. `placement`: which pool each model is of, where control says nothing else;
     None: there is one pool. `holding`: what is kept in memory.
@@ -28,6 +28,7 @@ class ScoringConfig:
     name: str
     consumer: Callable[..., Mapping[str, Any]]
     producer: Callable[..., Mapping[str, Any]]
+    client: Callable[..., Mapping[str, Any]]
     topics: Topics
     group: str = "penstock-scoring"
     pool: str = ""

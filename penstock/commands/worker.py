@@ -136,6 +136,7 @@ def scoring_config(settings: Settings, name: str, delivery: str = "exactly-once"
         name=name,
         consumer=settings.kafka.consumer,
         producer=settings.kafka.producer,
+        client=settings.kafka.client,
         topics=pool_topics(settings, pool),
         group=pool_group(settings, pool),
         pool=pool,

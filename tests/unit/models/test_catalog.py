@@ -13,6 +13,7 @@ from models.catalog import (
     LISTING_SECONDS,
     REMOTE_LISTING_SECONDS,
     RETRY_SECONDS,
+    SUPERSEDED_SECONDS,
     UNUSED_SECONDS,
     Catalog,
     UnavailableModelError,
@@ -317,3 +318,36 @@ def test_a_device_that_cannot_be_had_is_raised_and_no_version_tried_instead(tmp_
         made.catalog.preload()
     assert made.loads == ["2"]
     made.catalog.close()
+
+
+def test_what_was_superseded_goes_soon_and_the_last_good_version_stays(world: World) -> None:
+    world.add("1", "2", "3")
+    world.live("1")
+    world.catalog.preload()
+    for version, *history in (("2", "1"), ("3", "2", "1")):
+        world.live(version, *history)
+        world.serves()
+        world.settle(version)
+        assert world.serves() == version
+    world.now += SUPERSEDED_SECONDS + LISTING_SECONDS + 1
+    world.catalog.refresh()
+    assert world.gone == [("late", "1")], "a rollback leads to 2"
+
+
+def test_what_was_superseded_stays_while_somebody_asks_for_it_by_name(world: World) -> None:
+    world.add("1", "2", "3")
+    world.live("1")
+    world.catalog.preload()
+    for version, *history in (("2", "1"), ("3", "2", "1")):
+        world.live(version, *history)
+        world.serves()
+        world.settle(version)
+        assert world.serves() == version
+    world.now += SUPERSEDED_SECONDS / 2
+    world.catalog.ready("late", "1")
+    world.now += SUPERSEDED_SECONDS + LISTING_SECONDS + 1
+    world.catalog.refresh()
+    assert world.gone == []
+    world.now += UNUSED_SECONDS + 1
+    world.catalog.refresh()
+    assert ("late", "1") in world.gone
