@@ -2,18 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Any, Final
+from typing import Annotated, Any, Final
 
 import typer
 
 from penstock import console
+from penstock.commands._models_control import live_models, shown, tell, worker_states, workers_lines
 from penstock.commands._models_store import AsJson, Name, failing_in_one_line, store
-
-if TYPE_CHECKING:
-    from penstock.live_models import Change, LiveModels
-    from penstock.live_rollouts import LiveRollouts
-    from producers.control import ControlTopic
-    from stream_workers.worker_state import WorkerState
 
 # A list of models is wanted also where no broker answers.
 _STAGES_SECONDS: Final = 1.0
@@ -92,7 +87,6 @@ def stages() -> tuple[dict[tuple[str, str], str], str]:
 def live_state(name: str) -> dict[str, Any]:
     """The last rollout of a model and what workers say of it, as JSON; nothing, and a note, without Kafka."""
     from models.errors import ModelError
-    from penstock.commands._models_rollout import shown, workers_lines
     from producers.errors import BrokerUnavailableError
 
     try:
@@ -102,51 +96,3 @@ def live_state(name: str) -> dict[str, Any]:
         console.note(f"its rollout and the workers' times are not shown: {error}")
         return {}
     return {"rollout": None if found is None else shown(found), "workers": workers}
-
-
-def live_models(timeout: float = 15.0) -> LiveModels:
-    """What is live, by the settings."""
-    from penstock.live_models import LiveModels
-    from penstock.model_store import open_store
-
-    return LiveModels(_topic(timeout), open_store(console.settings().models))
-
-
-def live_rollouts() -> LiveRollouts:
-    """Rollouts, by the settings."""
-    from penstock.live_rollouts import LiveRollouts
-    from penstock.model_store import open_store
-
-    return LiveRollouts(_topic(15.0), open_store(console.settings().models))
-
-
-def worker_states(timeout: float) -> dict[str, WorkerState]:
-    """What the workers that live say of themselves. Raises `BrokerUnavailableError`."""
-    import time
-
-    from stream_workers.worker_state import WorkerStates
-
-    settings = console.settings()
-    states = WorkerStates(settings.kafka.client(), settings.codec(), settings.kafka.topics.workers)
-    try:
-        states.read_to_end(timeout)
-        return states.lately(time.time_ns() // 1000)
-    finally:
-        states.close()
-
-
-def _topic(timeout: float) -> ControlTopic:
-    from producers.control import ControlTopic
-
-    settings = console.settings()
-    return ControlTopic(settings.kafka.client(), settings.codec(), settings.kafka.topics.control, timeout=timeout)
-
-
-def tell(done: Change, as_json: bool) -> None:
-    """What was changed."""
-    if as_json:
-        console.print_json(
-            {"model": done.model, "version": done.version, "before": done.before, "revision": done.revision}
-        )
-    else:
-        console.note(f"{done.model}: version {done.version} serves, after {done.before}")

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import time
-from typing import TYPE_CHECKING, Annotated, Any, Final
+from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
 
 from penstock import console
+from penstock.commands._models_control import live_models, live_rollouts, shown, tell
 from penstock.commands._models_store import AsJson, Name, failing_in_one_line
 
 if TYPE_CHECKING:
     from models.rollout import Rollout
     from penstock.live_rollouts import Terms
-    from stream_workers.worker_state import WorkerState
 
 _LOOK_SECONDS: Final = 1.0
 _FORCED: Final = (
@@ -57,7 +57,6 @@ def promote(
     Its files are verified before. The monitor drives the rollout; every worker loads the version before anybody meets
     it.
     """
-    from penstock.commands._models_live import live_models, live_rollouts, tell
 
     if shadow and force:
         console.fail("--shadow and --force exclude each other: a shadow serves nobody")
@@ -94,7 +93,6 @@ def rollout(
     as_json: AsJson = False,
 ) -> None:
     """Show the rollout of a model, or pause, resume or abort it."""
-    from penstock.commands._models_live import live_models, live_rollouts
 
     if abort + pause + resume > 1:
         console.fail("--abort, --pause and --resume exclude each other")
@@ -114,15 +112,6 @@ def rollout(
         console.note(line(found))
 
 
-def shown(one: Rollout) -> dict[str, Any]:
-    """A rollout as the commands' JSON has it."""
-    import json
-
-    body: dict[str, Any] = json.loads(one.to_json())
-    del body["baseline"]
-    return {**body, "share": one.share, "steps": [buckets / 10_000 for buckets in one.steps]}
-
-
 def line(one: Rollout) -> str:
     """A rollout in a line."""
     from models.rollout import LOADING
@@ -139,29 +128,8 @@ def line(one: Rollout) -> str:
     return f"{head}, step {one.step + 1} of {len(one.steps)}, {one.share:.2%} of users{paused}"
 
 
-def workers_lines(name: str, states: dict[str, WorkerState]) -> list[dict[str, Any]]:
-    """What each worker that lives says of a model: seconds from load to ready by version, swap and rollback times."""
-    found = []
-    for worker, state in states.items():
-        model = state.models.get(name)
-        if model is not None:
-            found.append(
-                {
-                    "worker": worker,
-                    "serves": model.serves,
-                    "load_to_ready_seconds": dict(model.ready),
-                    "failed": dict(model.failed),
-                    "swap_ms": None if model.swap_ms < 0 else model.swap_ms,
-                    "rollback_ms": None if model.rollback_ms < 0 else model.rollback_ms,
-                    "swaps": model.swaps,
-                }
-            )
-    return found
-
-
 def _watch(name: str, as_json: bool) -> None:
     """A line for each change, until it is over; exit status 1 where it was not done."""
-    from penstock.commands._models_live import live_models
 
     said = ""
     while True:
