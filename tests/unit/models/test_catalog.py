@@ -75,6 +75,13 @@ class World:
     def serves(self) -> str:
         return self.catalog.resolve("late")
 
+    def swap(self, version: str, *history: str) -> None:
+        """Let a version be live, and wait until it serves."""
+        self.live(version, *history)
+        self.serves()
+        self.settle(version)
+        assert self.serves() == version
+
 
 @pytest.fixture
 def world(tmp_path: Path) -> Iterator[World]:
@@ -324,11 +331,8 @@ def test_what_was_superseded_goes_soon_and_the_last_good_version_stays(world: Wo
     world.add("1", "2", "3")
     world.live("1")
     world.catalog.preload()
-    for version, *history in (("2", "1"), ("3", "2", "1")):
-        world.live(version, *history)
-        world.serves()
-        world.settle(version)
-        assert world.serves() == version
+    world.swap("2", "1")
+    world.swap("3", "2", "1")
     world.now += SUPERSEDED_SECONDS + LISTING_SECONDS + 1
     world.catalog.refresh()
     assert world.gone == [("late", "1")], "a rollback leads to 2"
@@ -338,11 +342,8 @@ def test_what_was_superseded_stays_while_somebody_asks_for_it_by_name(world: Wor
     world.add("1", "2", "3")
     world.live("1")
     world.catalog.preload()
-    for version, *history in (("2", "1"), ("3", "2", "1")):
-        world.live(version, *history)
-        world.serves()
-        world.settle(version)
-        assert world.serves() == version
+    world.swap("2", "1")
+    world.swap("3", "2", "1")
     world.now += SUPERSEDED_SECONDS / 2
     world.catalog.ready("late", "1")
     world.now += SUPERSEDED_SECONDS + LISTING_SECONDS + 1
