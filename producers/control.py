@@ -83,7 +83,8 @@ class ControlTopic:
         """Several swaps of entries about one thing, in their order: all of them, or none.
 
         Whoever swaps these shares a transactional id, so that whoever begins ends the transactions of those before;
-        what it reads then stays so until it commits or is ended itself. Returns what was written. Raises as `swap`.
+        what it reads then stays so until it commits or is ended itself. Returns what was written, once whoever reads
+        the topic finds it. Raises as `swap`.
         """
         first = swaps[0]
         names = {f"penstock-{self._topic}-{_ABOUT.get(one.kind, one.kind)}-{one.name}" for one in swaps}
@@ -110,11 +111,22 @@ class ControlTopic:
                 producer.produce(self._topic, self._codec.encode(entry), key_of(entry))
                 written.append(entry)
             producer.commit_transaction(self._timeout)
+            self._await(written)
         except KafkaException as error:
             if error.args[0].code() in _FENCED:
                 raise ControlConflictError(first.kind, first.name, None) from None
             raise unreachable(self._config, error) from None
         return written
+
+    def _await(self, written: Sequence[Control]) -> None:
+        """Return when everybody reads it: Kafka answers a commit before it has marked the records as committed."""
+        end = time.monotonic() + self._timeout
+        while time.monotonic() < end:
+            held = self.entries()
+            # A newer one in its place will do: somebody has read this one.
+            if all((found := held.get((one.kind, one.name))) and found.revision >= one.revision for one in written):
+                return
+        raise unreachable(self._config, f"topic {self._topic} does not show what was committed to it")
 
     def remove(self, kind: str, name: str) -> None:
         """Write a tombstone and wait until Kafka has it."""

@@ -10,8 +10,9 @@ from pathlib import Path
 
 import numpy as np
 from confluent_kafka import OFFSET_BEGINNING, Consumer, TopicPartition
-from monitor_process import Log, MonitorProcess, until
+from monitor_process import Log, MonitorProcess
 from onnx_models import node, write
+from waiting import until
 from worker_process import Answer, Scene
 
 from models.batching import BatchLimits
