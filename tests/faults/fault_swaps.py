@@ -13,11 +13,12 @@ from typing import Any
 
 import numpy as np
 from fault_evidence import read
-from fault_fleet import Fleet, Member, until
+from fault_fleet import Fleet, Member
 from fault_load import Answer, Asked, Load, dot
 from fault_models import weights_of
 from fault_run import RECOVERY_SECONDS, comes_back, strike
 from onnx_models import linear
+from waiting import until
 
 from benchmarks.swap_figures import SECOND, Event, Readiness, Scored, moved_back, scored_unready
 from benchmarks.swap_operator import Operator
