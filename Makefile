@@ -2,7 +2,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help install demo test faults check format bench simulate drift-flights constraints clean distclean
+.PHONY: help install demo test faults check format bench swaps simulate drift-flights constraints clean distclean
 
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV := .venv
@@ -19,6 +19,7 @@ TEST_ARGS ?=
 BENCH ?= peers
 PEERS_ARGS ?= --output benchmarks/results --against benchmarks/results
 BENCH_ARGS ?= --json
+SWAPS_ARGS ?=
 SIMULATE_ARGS ?=
 FAULT_ROUNDS ?= 20
 FAULT_RATE ?= 400
@@ -76,6 +77,9 @@ bench: install ## Compare with peers and earlier results (PEERS_ARGS), or measur
 		if [[ $$one == peers ]]; then $(BIN)/penstock bench peers $(PEERS_ARGS); \
 		else $(BIN)/penstock bench $$one $(BENCH_ARGS); fi; \
 	done
+
+swaps: install ## Swap versions under load, with kills and lost devices, half an hour (SWAPS_ARGS="--model flight-delay")
+	@$(BIN)/python -m benchmarks.swaps --output benchmarks/results $(SWAPS_ARGS)
 
 simulate: install ## Simulate experiments: how often each statistical method is wrong (SIMULATE_ARGS="--scale 0.1")
 	@$(BIN)/python -m benchmarks.experiments $(SIMULATE_ARGS)
