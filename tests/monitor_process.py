@@ -13,6 +13,7 @@ from typing import Any
 
 from confluent_kafka import OFFSET_BEGINNING, Consumer, Producer, TopicPartition
 from service_process import ServiceProcess
+from waiting import until
 
 from penstock.brokers import LocalBroker, free_port
 from penstock.child import spawn
@@ -54,6 +55,12 @@ class Log:
         self._producer = Producer({**plain, "partitioner": PARTITIONER, "transactional.id": f"{topics.prefix}log"})
         self._producer.init_transactions(30)
         self._consumer = Consumer({**plain, "group.id": uuid.uuid4().hex, "enable.auto.commit": False})
+        # A consumer that asks a broker who has not heard of a new topic yet is told that there is none.
+        until(
+            lambda: self._consumer.list_topics(topics.alerts, 5).topics[topics.alerts].error is None,
+            10,
+            f"the broker does not know {topics.alerts}",
+        )
         self._consumer.assign([TopicPartition(topics.alerts, 0, OFFSET_BEGINNING)])
         self._alerts: list[Alert] = []
 
@@ -71,8 +78,8 @@ class Log:
     def alerts(self) -> list[Alert]:
         """Every record so far, in order, those that compaction would take among them."""
         while (message := self._consumer.poll(0.1)) is not None:
-            if message.error() is None:
-                self._alerts.append(self._codec.decode(Alert, message.value()))
+            assert message.error() is None, message.error()
+            self._alerts.append(self._codec.decode(Alert, message.value()))
         return list(self._alerts)
 
     def close(self) -> None:

@@ -222,6 +222,8 @@ def test_within_its_memory_a_worker_serves_more_models_than_fit_and_what_is_pinn
     assert worker.metric("penstock_model_load_seconds_count") == worker.metric("penstock_model_evictions_total") + 2
 
 
+# The embedded broker does not roll a killed worker's transaction back, so that what it had polled may be passed over.
+@pytest.mark.parametrize("broker", [pytest.param("apache", marks=pytest.mark.apache)], indirect=True)
 def test_a_spare_takes_over_where_an_active_worker_dies(empty_scene: Scene) -> None:
     scene, place = empty_scene, heavy(empty_scene, partitions=1)
     start(scene, ("h1", "heavy"), ("h2", "heavy"), **pools())
