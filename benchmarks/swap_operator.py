@@ -103,7 +103,8 @@ class Operator:
         try:
             self._live.promote(self.model, version)
         except ModelError as error:
-            refused = str(error)
+            # Where the folder of this run lay is nobody's business.
+            refused = str(error).replace(self._store.root, "the store")
             entry = self.topic.entries()[("model", self.model)]
             body = Live.from_json(entry.body).promoted(version).to_json()
             self.topic.swap("model", self.model, body, expected=entry.revision, author=_AUTHOR)
