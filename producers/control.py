@@ -137,8 +137,14 @@ class ControlTopic:
     def entries(self) -> Entries:
         """The entries that hold now. Raises `BrokerUnavailableError` where the topic was not read in time."""
         timeout = self._timeout
-        own = {"group.id": "penstock-control", "enable.auto.commit": False, "enable.partition.eof": True}
-        # The end is told by an empty fetch, which would wait for half a second.
+        own = {
+            "group.id": "penstock-control",
+            "enable.auto.commit": False,
+            "auto.offset.reset": "earliest",
+            "enable.partition.eof": True,
+        }
+        # Of a partition that is being made, or whose leader changes, librdkafka may not learn the beginning, and then
+        # goes by the reset policy. The end is told by an empty fetch, which would wait for half a second.
         consumer = Consumer(client_config(self._config, {**own, "fetch.wait.max.ms": END_WAIT_MS}))
         found: dict[bytes, bytes | None] = {}
         end = time.monotonic() + timeout

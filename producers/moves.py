@@ -30,7 +30,12 @@ class Moves:
     """
 
     def __init__(self, config: Config, codec: Codec, topic: str, placement: Placement) -> None:
-        own = {"group.id": "penstock-control", "enable.auto.commit": False, "enable.partition.eof": True}
+        own = {
+            "group.id": "penstock-control",
+            "enable.auto.commit": False,
+            "auto.offset.reset": "earliest",
+            "enable.partition.eof": True,
+        }
         self._config = config
         self._consumer = Consumer(client_config(config, {"isolation.level": "read_committed"}, own))
         self._codec = codec

@@ -62,7 +62,12 @@ class AlertTopic:
 
     def states(self, timeout: float = 15.0) -> dict[str, str]:
         """The last state of each alert by its id. Raises `BrokerUnavailableError` where that takes longer."""
-        own = {"group.id": "penstock-alerts", "enable.auto.commit": False, "enable.partition.eof": True}
+        own = {
+            "group.id": "penstock-alerts",
+            "enable.auto.commit": False,
+            "auto.offset.reset": "earliest",
+            "enable.partition.eof": True,
+        }
         consumer = Consumer(client_config(self._config, own))
         found: dict[str, str] = {}
         end = self._clock() + timeout

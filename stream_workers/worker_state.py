@@ -156,7 +156,12 @@ class WorkerStates:
 
     def __init__(self, config: Config, codec: Codec, topic: str, *, clock: Callable[[], float] = monotonic) -> None:
         """`config`: librdkafka properties of any client."""
-        own: dict[str, Any] = {"group.id": "penstock-states", "enable.auto.commit": False, "enable.partition.eof": True}
+        own: dict[str, Any] = {
+            "group.id": "penstock-states",
+            "enable.auto.commit": False,
+            "auto.offset.reset": "earliest",
+            "enable.partition.eof": True,
+        }
         self._config = config
         self._consumer = Consumer(client_config(config, own))
         self._consumer.assign([TopicPartition(topic, 0, OFFSET_BEGINNING)])

@@ -11,7 +11,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from confluent_kafka import OFFSET_BEGINNING, Consumer, Producer, TopicPartition
+from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaException, Producer, TopicPartition
 from service_process import ServiceProcess
 from waiting import until
 
@@ -54,15 +54,19 @@ class Log:
         plain = {"bootstrap.servers": broker.address, "log_level": 0}
         self._producer = Producer({**plain, "partitioner": PARTITIONER, "transactional.id": f"{topics.prefix}log"})
         self._producer.init_transactions(30)
-        self._consumer = Consumer({**plain, "group.id": uuid.uuid4().hex, "enable.auto.commit": False})
-        # A consumer that asks a broker who has not heard of a new topic yet is told that there is none.
-        until(
-            lambda: self._consumer.list_topics(topics.alerts, 5).topics[topics.alerts].error is None,
-            10,
-            f"the broker does not know {topics.alerts}",
-        )
+        # Of a topic that is being created a broker may say nothing yet, and librdkafka then goes by the reset policy.
+        own = {"group.id": uuid.uuid4().hex, "enable.auto.commit": False, "auto.offset.reset": "earliest"}
+        self._consumer = Consumer({**plain, **own})
+        until(lambda: self._is_there(topics.alerts), 10, f"the broker does not answer for {topics.alerts}")
         self._consumer.assign([TopicPartition(topics.alerts, 0, OFFSET_BEGINNING)])
         self._alerts: list[Alert] = []
+
+    def _is_there(self, topic: str) -> bool:
+        """Whether the partition's leader answers for it."""
+        try:
+            return self._consumer.get_watermark_offsets(TopicPartition(topic, 0), 5) is not None
+        except KafkaException:
+            return False
 
     def send(self, summaries: Iterable[BatchSummary], commit: bool = True) -> None:
         """All in one transaction."""

@@ -138,7 +138,10 @@ class World:
 
     def shadows(self, model: str) -> Callable[[], list[tuple[str, str]]]:
         """Reads what a shadow of a model has scored so far: request and version of each row."""
-        codec, consumer = Codec(), Consumer({"bootstrap.servers": self.broker.address, "group.id": "none"})
+        codec, consumer = (
+            Codec(),
+            Consumer({"bootstrap.servers": self.broker.address, "group.id": "none", "auto.offset.reset": "earliest"}),
+        )
         topic = self.topics.shadow_predictions
         consumer.assign([TopicPartition(topic, number, OFFSET_BEGINNING) for number in range(4)])
 

@@ -149,6 +149,7 @@ class Scene:
                 **quiet,
                 "group.id": uuid.uuid4().hex,
                 "enable.auto.commit": False,
+                "auto.offset.reset": "earliest",
                 "isolation.level": "read_committed",
                 "fetch.wait.max.ms": 20,
                 "fetch.message.max.bytes": 16 << 20,
@@ -270,7 +271,7 @@ class Scene:
     def read_again(self) -> dict[str, list[Answer]]:
         """Every reply to clients that stands on its topic, read from its beginning."""
         plain = {"bootstrap.servers": self.broker.address, "log_level": 0, "group.id": uuid.uuid4().hex}
-        consumer = Consumer({**plain, "enable.auto.commit": False})
+        consumer = Consumer({**plain, "enable.auto.commit": False, "auto.offset.reset": "earliest"})
         name, found = self.topics.replies, defaultdict(list)
         known = consumer.list_topics(name, timeout=10).topics[name].partitions
         consumer.assign([TopicPartition(name, part, OFFSET_BEGINNING) for part in known])

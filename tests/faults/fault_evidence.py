@@ -146,6 +146,7 @@ def pending(fleet: Fleet, group: str, topic: str) -> dict[int, str]:
             "bootstrap.servers": fleet.broker.address,
             "group.id": group,
             "enable.auto.commit": False,
+            "auto.offset.reset": "earliest",
             "enable.partition.eof": True,
             "isolation.level": "read_committed",
             "log_level": 0,

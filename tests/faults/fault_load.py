@@ -96,6 +96,7 @@ class Load:
                 "bootstrap.servers": address,
                 "group.id": f"{topics.prefix}inbox",
                 "enable.auto.commit": False,
+                "auto.offset.reset": "earliest",
                 "isolation.level": "read_uncommitted",
                 "reconnect.backoff.max.ms": 500,
                 "log_level": 0,
