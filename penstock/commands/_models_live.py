@@ -12,6 +12,8 @@ from penstock.commands._models_store import AsJson, Name, failing_in_one_line, s
 
 # A list of models is wanted also where no broker answers.
 _STAGES_SECONDS: Final = 1.0
+# Kafka has answered by then; the embedded broker takes a while to say that a topic is read to its end.
+_STATES_SECONDS: Final = 10.0
 
 
 def register(group: typer.Typer) -> None:
@@ -91,7 +93,7 @@ def live_state(name: str) -> dict[str, Any]:
 
     try:
         found, _ = live_models(_STAGES_SECONDS).rollout(name)
-        workers = workers_lines(name, worker_states(_STAGES_SECONDS))
+        workers = workers_lines(name, worker_states(_STATES_SECONDS))
     except (BrokerUnavailableError, ModelError) as error:
         console.note(f"its rollout and the workers' times are not shown: {error}")
         return {}
