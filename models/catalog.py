@@ -368,16 +368,16 @@ class Catalog:
         now = (self._serving.get(model), self._wanted(model, listed), self._candidates_now.get(model))
         if self._mine(model) and version in now:
             return False
-        return version not in listed.versions or self._clock() - self.residency.asked_at(key) > self._kept_seconds(key)
+        return version not in listed.versions or self._is_unused(key)
 
-    def _kept_seconds(self, key: Key) -> float:
-        """How long a version that serves nothing is kept after it was last asked for."""
+    def _is_unused(self, key: Key) -> bool:
+        """Whether a version that serves nothing has not been asked for in so long that it may go."""
         model, version = key
-        live, at = self._live.get(model), self._superseded_at.get(key)
+        live, asked, at = self._live.get(model), self.residency.asked_at(key), self._superseded_at.get(key)
         is_last_good = live is not None and live.good[:1] == (version,)
-        if at is None or is_last_good or self.residency.asked_at(key) > at + _UNDER_WAY_SECONDS:
-            return UNUSED_SECONDS
-        return SUPERSEDED_SECONDS
+        if at is None or is_last_good or asked > at + _UNDER_WAY_SECONDS:
+            return self._clock() - asked > UNUSED_SECONDS
+        return self._clock() - max(asked, at) > SUPERSEDED_SECONDS
 
     def _list(self) -> dict[str, _Listed]:
         listing = {}

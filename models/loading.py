@@ -30,7 +30,7 @@ class LoadedModel:
     """A model that has passed its checks and its warm-up.
 
     `warm_up`: (rows, seconds) of a warm run of each size. `fits`: the most rows that fitted into the device's memory
-    while it was warmed up; None where none ran out.
+    while it was warmed up; None where none ran out. `stranded`: it is on the CPU because its device was lost.
     """
 
     def __init__(self, manifest: Manifest, session: Session, clock: Callable[[], float] = time.perf_counter) -> None:

@@ -290,9 +290,7 @@ class Publisher:
         """Histograms of the features, of a batch now and then: one takes 60 µs, which small batches would feel."""
         if level_name(run.degraded) == FALLBACK:
             return {}  # its bins may be those of another model
-        first = pieces[0]
-        # Outside a variant an experiment's name may be made up, and there is no end to those.
-        key = (first.model, first.version, first.experiment if first.variant else "", first.variant)
+        key = _scope(pieces[0])
         if not model.feature_bins or 0 <= now - self._counted_at.get(key, 0) < COUNT_PAUSE_US:
             return {}
         self._counted_at[key] = now
@@ -361,7 +359,7 @@ def summary_of(
 
 
 def _scope(piece: Requests) -> Scope:
-    # Outside a variant an experiment's name may be made up.
+    # Outside a variant an experiment's name may be made up, and there is no end to those.
     return piece.model, piece.version, piece.experiment if piece.variant else "", piece.variant
 
 

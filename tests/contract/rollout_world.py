@@ -186,6 +186,11 @@ class Load:
             self._stop.set()
             self._thread.join()
 
+    def goes_on(self, seconds: float) -> None:
+        """Return once something was asked that much later than now."""
+        after = time.monotonic() + seconds
+        until(lambda: bool(self.sent) and self.sent[-1][0] > after, seconds + 30, "nothing is asked any more")
+
     def answers(self) -> list[tuple[float, str, Answer]]:
         """The first answer to each request, in the order in which they were sent: when, to whom, what."""
         scene, ids = self._world.scene, [one.request_id for _, one in self.sent]

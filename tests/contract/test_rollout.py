@@ -55,7 +55,7 @@ def test_a_good_version_reaches_everybody_and_no_request_fails(world: World) -> 
         world.rollouts.begin("good", "2", QUICK)
         over = world.until("good", lambda one: not one.is_on)
         # The last step has been everybody's; the live version changes nothing for anybody.
-        time.sleep(0.5)
+        load.goes_on(0.5)
     assert (over.state, [step.share for step in over.passed]) == ("done", [0.4, 0.7, 1.0])
     assert world.live("good") == '{"version": "2", "history": ["1"]}'
     versions = load.versions()
@@ -101,8 +101,7 @@ def test_a_bad_version_is_thrown_back_by_itself_and_nobody_meets_it_after(
         world.rollouts.begin(model, "2", replace(QUICK, hold_seconds=60.0, guard=guard))
         over = world.until(model, lambda one: not one.is_on)
         obeyed = time.monotonic() + 1.0
-        while time.monotonic() < obeyed + 1.0:
-            time.sleep(0.1)
+        load.goes_on(2.0)
     assert over.state == "rolled back"
     assert why in over.reason
     assert [step.share for step in over.passed] == [0.4]
@@ -149,8 +148,7 @@ def test_of_two_who_begin_at_once_one_succeeds_and_an_operator_ends_it(world: Wo
         over = world.rollout("ends")
         assert (over.state, over.step) == ("aborted", 0)
         obeyed = time.monotonic() + 1.0
-        while time.monotonic() < obeyed + 0.5:
-            time.sleep(0.1)
+        load.goes_on(1.5)
     for at, _, answer in load.answers():
         assert answer.reply.code is Code.OK
         assert answer.reply.version == "1" or at < obeyed

@@ -331,9 +331,14 @@ def test_what_was_superseded_goes_soon_and_the_last_good_version_stays(world: Wo
     world.add("1", "2", "3")
     world.live("1")
     world.catalog.preload()
+    # It counts from the swap, however long ago it was asked for.
+    world.now += SUPERSEDED_SECONDS + LISTING_SECONDS + 1
     world.swap("2", "1")
     world.swap("3", "2", "1")
-    world.now += SUPERSEDED_SECONDS + LISTING_SECONDS + 1
+    world.now += LISTING_SECONDS + 1
+    world.catalog.refresh()
+    assert world.gone == []
+    world.now += SUPERSEDED_SECONDS
     world.catalog.refresh()
     assert world.gone == [("late", "1")], "a rollback leads to 2"
 
