@@ -18,7 +18,9 @@ from models.batching import BatchLimits
 from models.loading import LoadedModel
 from schemas.codes import Code
 from schemas.tensors import Array
-from stream_workers.device import Device, LaneKey, Run
+from stream_workers.device import Device
+from stream_workers.lanes import LaneKey
+from stream_workers.runs import Run
 
 KEY: Final = LaneKey("bench", "1")
 # What a poll brings at a steady rate comes together.

@@ -60,6 +60,8 @@ class Registry:
         """Raises `StoreError` where the URL cannot be spoken to at all; reaches nothing yet."""
         self._objects = objects_at(where) if isinstance(where, str | Path) else where
         self.root = self._objects.url
+        # Asked for with every request: to look into the file system each time cost more than to route one.
+        self._is_remote = self._objects.local("") is None
         self._cache = Cache(Path(cache), cache_limit)
         self._clock = clock
         # A version never changes, and a remote store takes tenths of a second to say so.
@@ -72,7 +74,7 @@ class Registry:
     @property
     def is_remote(self) -> bool:
         """Whether a look into it takes long, and costs."""
-        return self._objects.local("") is None
+        return self._is_remote
 
     def names(self) -> list[str]:
         """Models that have a version, sorted. Raises `StoreError`."""

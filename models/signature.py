@@ -267,9 +267,10 @@ class Signature:
 
     def _forbidden(self, name: str, array: Array) -> Array | None:
         """Elements that must not be what they are, or None."""
-        bad = ~np.isfinite(array)
-        if not bad.any():
+        finite = np.isfinite(array)
+        if finite.all():
             return None
+        bad = ~finite
         allowed = self._nan_columns.get(name)
         if allowed is not None:
             # A view with the columns on an axis of their own, also where the input is [rows].

@@ -15,7 +15,8 @@ from fastavro.schema import fingerprint, to_parsing_canonical_form
 
 from schemas.codes import Code
 from schemas.framing import Framing, SchemaId, SingleObjectFraming, UnknownSchemaError
-from schemas.records import RECORDS, Column, Record, RowError, StringColumn, Tensor
+from schemas.records import RECORDS, Column, Record, RowError, ScoreBatch, StringColumn, Tensor
+from schemas.views import reader_of
 
 R = TypeVar("R", bound=Record)
 Schema = dict[str, Any]
@@ -90,6 +91,7 @@ class Codec:
         self._readers = {name: parse(own[-1]) for name, own in texts.items()}
         self.framing = framing or SingleObjectFraming()
         self._ids = {name: self.framing.register(NAMESPACE + name, own[-1]) for name, own in texts.items()}
+        self._read_batch = reader_of(self._readers[ScoreBatch.__name__])
         self._writers: dict[SchemaId, Schema] = {}
         for own in texts.values():
             for text in own:
@@ -148,6 +150,22 @@ class Codec:
         if stream.tell() != len(data):
             raise DecodeError("NOT_AVRO", f"{len(data) - stream.tell()} bytes left over after a {name}")
         return cast(R, result)
+
+    def decode_batch(self, data: bytes | None) -> ScoreBatch:
+        """`decode` of a ScoreBatch; the data of its tensors may be views of `data`, and is not copied. Raises as there.
+
+        A batch in another release's schema, and whatever is not right, is left to `decode`.
+        """
+        name = ScoreBatch.__name__
+        try:
+            schema_id, at = self.framing.read(data or b"")
+            if data and schema_id == self._ids[name]:
+                values, end = self._read_batch(data, at)
+                if end == len(data):
+                    return cast(ScoreBatch, _BUILDERS[name](values))
+        except (ValueError, IndexError):
+            pass  # `decode` says what is wrong, in the words it has for it
+        return self.decode(ScoreBatch, data)
 
     def _writer(self, schema_id: SchemaId) -> Schema:
         known = self._writers.get(schema_id)

@@ -12,7 +12,10 @@ FeatureValue = float | int | bool | str | None
 
 @dataclass(frozen=True, slots=True)
 class Tensor:
-    """A named tensor as it travels: little-endian elements in C order, first axis rows."""
+    """A named tensor as it travels: little-endian elements in C order, first axis rows.
+
+    `data` may be a view of the record it came in.
+    """
 
     name: str
     datatype: str

@@ -111,7 +111,7 @@ def unpack_bytes(name: str, data: bytes, count: int) -> list[str]:
             end = at + 4 + int.from_bytes(data[at : at + 4], "little")
             if at + 4 > len(data) or end > len(data):
                 raise TensorError(f"tensor {name!r}: element {len(texts)} runs past the end of its data")
-            texts.append(data[at + 4 : end].decode())
+            texts.append(str(data[at + 4 : end], "utf-8"))
             at = end
     except UnicodeDecodeError:
         raise TensorError(f"tensor {name!r}: element {len(texts)} is not UTF-8") from None

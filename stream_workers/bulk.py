@@ -26,14 +26,17 @@ from schemas.records import BatchSummary, RowError, ScoreBatch, ScoreReply
 from schemas.tensors import Array, TensorError, from_tensor, to_tensor
 from schemas.topics import Topics
 from stream_workers.dead_letters import DeadLetters
-from stream_workers.device import Device, LaneKey, Run
+from stream_workers.device import Device
 from stream_workers.handover import Handover
 from stream_workers.intake import LimitsOf
-from stream_workers.ledger import Ledger, Output, short_key
+from stream_workers.lanes import LaneKey
+from stream_workers.ledger import Epoch, Ledger, Output, short_key
 from stream_workers.messages import ends_of
 from stream_workers.ops import OncePer, WorkerMetrics
-from stream_workers.publish import REPLY_BYTES, latency_histogram, score_histogram
+from stream_workers.publish import REPLY_BYTES
 from stream_workers.replies import ReplyTopics
+from stream_workers.runs import Run
+from stream_workers.summary_figures import latency_histogram, score_figures
 from stream_workers.work import BulkBatch, BulkPart
 
 log = logging.getLogger(__name__)
@@ -85,7 +88,7 @@ class BulkIntake:
         epoch = self._ledger.admit(ends_of(messages), len(messages), sum(len(message) for message in messages))
         for message in messages:
             try:
-                record = self._codec.decode(ScoreBatch, message.value())
+                record = self._codec.decode_batch(message.value())
             except DecodeError as error:
                 self._dead_letters.put(epoch, message, error)
                 continue
@@ -118,7 +121,7 @@ class BulkIntake:
         """No row of the part can be scored."""
         with self._lock:
             piece.batch.errors.extend(RowError(row, code, message) for row in piece.where.tolist())
-        self._came_back(piece)
+        self._came_back(piece.batch.epoch, [piece])
 
     def unavailable(self, piece: BulkPart, message: str) -> None:
         """The part cannot be scored now. Its batch is answered so as a whole, for the run to send it again.
@@ -127,39 +130,36 @@ class BulkIntake:
         """
         with self._lock:
             piece.batch.unavailable = message
-        self._came_back(piece)
+        self._came_back(piece.batch.epoch, [piece])
 
     def scored(
         self, model: LoadedModel, pieces: Sequence[BulkPart], outputs: Sequence[dict[str, Array]], run: Run
     ) -> None:
-        """Outputs of each part."""
+        """Outputs of each part: of one run each, one after another."""
         rows = sum(piece.rows for piece in pieces)
-        signature = model.signature
+        # An epoch's summary goes into its transaction, with the offsets of the records that it tells of.
+        told: dict[Epoch, list[tuple[BulkPart, Array]]] = {}
         for piece, own in zip(pieces, outputs, strict=True):
             batch = piece.batch
             try:
-                scores = signature.scores(own, piece.rows)
+                scores = model.signature.scores(own, piece.rows)
             except InferenceError as error:
                 self.failed(piece, Code.INFERENCE_FAILED, str(error))
                 continue
             with self._lock:
                 if run.degraded:
                     batch.degraded.add(run.degraded)
-                for name, array in own.items():
-                    whole = batch.outputs.get(name)
-                    shape = (batch.record.rows, *array.shape[1:])
-                    if whole is None:
-                        whole = batch.outputs[name] = _blank(shape, array)
-                    elif whole.shape != shape:
-                        whole = batch.outputs[name] = _widened(whole, shape)
-                        array = _padded(array, whole.shape[1:])
-                    whole[piece.where] = array
-            share = run.seconds * piece.rows / rows
-            self._came_back(piece, self._summary(piece, scores, share, run, model.device))
+                if piece.rows == batch.record.rows:
+                    batch.outputs = own
+                else:
+                    _fill_in(batch, piece.where, own)
+            told.setdefault(batch.epoch, []).append((piece, scores))
+        for epoch, parts in told.items():
+            share = run.seconds * sum(piece.rows for piece, _ in parts) / rows
+            self._came_back(epoch, [piece for piece, _ in parts], [self._summary(parts, share, run, model.device)])
         first = pieces[0].batch
         if run.degraded:
             self._metrics.degraded(first.record.model, first.version, level_name(run.degraded), rows)
-        waits = np.array([run.dispatched - piece.received for piece in pieces])
         self._metrics.batch(
             first.record.model,
             first.version,
@@ -167,8 +167,9 @@ class BulkIntake:
             rows=rows,
             inference_seconds=run.seconds,
             queue_seconds=np.array([piece.batch.queued_us / 1e6 for piece in pieces]),
-            batch_seconds=waits,
+            batch_seconds=np.array([run.dispatched - piece.received for piece in pieces]),
             codes={},
+            runs=len(pieces),
         )
 
     def _route(self, batch: BulkBatch) -> None:
@@ -254,22 +255,27 @@ class BulkIntake:
             given = {name: array[where] for name, array in given.items()}
         return BulkPart(batch, where, given, monotonic())
 
-    def _came_back(self, piece: BulkPart, summary: Output | None = None) -> None:
-        batch = piece.batch
-        # First: once no row is left, another thread may end the epoch.
-        if summary is not None:
-            self._ledger.finish(batch.epoch, 0, [summary])
+    def _came_back(self, epoch: Epoch, pieces: Sequence[BulkPart], outputs: Sequence[Output] = ()) -> None:
+        """Parts of an epoch are done; `outputs` go with them. Batches of which they were the last are answered."""
         with self._lock:
-            batch.left -= piece.rows
-            done = batch.left == 0
-        if done and batch.unavailable:
-            batch.outputs, batch.errors, batch.degraded = {}, [], set()
-            self._answer(batch, Code.UNAVAILABLE, batch.unavailable)
-        elif done:
-            self._answer(batch, Code.OK, "")
+            done = []
+            for piece in pieces:
+                piece.batch.left -= piece.rows
+                if not piece.batch.left:
+                    done.append(piece.batch)
+        answers = [answer for batch in done for answer in self._answer_of(batch)]
+        # At once: when no record is left, another thread may end the epoch.
+        self._ledger.finish(epoch, len(done), [*outputs, *answers])
 
     def _answer(self, batch: BulkBatch, code: Code, message: str) -> None:
+        """A batch ends without having been scored."""
+        self._ledger.finish(batch.epoch, 1, self._answer_of(batch, code, message))
+
+    def _answer_of(self, batch: BulkBatch, code: Code = Code.OK, message: str = "") -> list[Output]:
         record = batch.record
+        if batch.unavailable:
+            batch.outputs, batch.errors, batch.degraded = {}, [], set()
+            code, message = Code.UNAVAILABLE, batch.unavailable
         reply = ScoreReply(
             request_id=f"{record.job}/{record.sequence}",
             code=code,
@@ -286,8 +292,8 @@ class BulkIntake:
         with self._lock:
             self.bytes_in_flight -= batch.size
         self._metrics.requests(code, model=record.model, version=batch.version)
-        self._ledger.finish(batch.epoch, 1, self._addressed(reply, record))
         batch.outputs = {}
+        return self._addressed(reply, record)
 
     def _encoded(self, reply: ScoreReply) -> bytes:
         value = self._codec.encode(reply)
@@ -311,33 +317,47 @@ class BulkIntake:
             return []
         return [Output(record.reply_topic, self._encoded(reply), short_key(record.job.encode()), wanted)]
 
-    def _summary(self, piece: BulkPart, scores: Array, seconds: float, run: Run, device: str) -> Output:
-        batch, record = piece.batch, piece.batch.record
-        now = self._now_us()
-        known = scores[np.isfinite(scores)]
+    def _summary(self, parts: Sequence[tuple[BulkPart, Array]], seconds: float, run: Run, device: str) -> Output:
+        """Of parts with their scores, of one epoch and version; `seconds`: what their runs took."""
+        first = parts[0][0].batch
+        pieces = [piece for piece, _ in parts]
+        now, rows = self._now_us(), np.array([piece.rows for piece in pieces])
+        queued = np.array([piece.batch.queued_us for piece in pieces])
+        waited = np.array([run.dispatched - piece.received for piece in pieces])
+        sent = np.array([piece.batch.record.sent_at for piece in pieces])
         summary = BatchSummary(
             batch_id=f"{self._run_id}-bulk-{next(self._numbers)}",
             worker=self._worker,
             device=device,
-            model=record.model,
-            version=batch.version,
+            model=first.record.model,
+            version=first.version,
             experiment="",
             variant="",
-            topic=batch.topic,
+            topic=first.topic,
             scored_at=now,
-            requests=1,
-            rows=piece.rows,
-            queue_us=batch.queued_us * piece.rows,
-            batch_us=int((run.dispatched - piece.received) * 1e6) * piece.rows,
+            requests=len(pieces),
+            rows=int(rows.sum()),
+            queue_us=int((queued * rows).sum()),
+            batch_us=int((waited * rows).sum() * 1e6),
             infer_us=int(seconds * 1e6),
-            latency_histogram=latency_histogram(np.array([(now - record.sent_at) / 1000]), np.array([piece.rows])),
-            score_count=len(known),
-            score_sum=float(known.sum()),
-            score_sum_squares=float((known * known).sum()),
-            score_histogram=score_histogram(known),
+            latency_histogram=latency_histogram((now - sent) / 1000, rows),
+            **score_figures(np.concatenate([scores for _, scores in parts])),
             degraded=run.degraded,
         )
-        return Output(self._topics.summaries, self._codec.encode(summary), record.model.encode())
+        return Output(self._topics.summaries, self._codec.encode(summary), first.record.model.encode())
+
+
+def _fill_in(batch: BulkBatch, where: Array, outputs: dict[str, Array]) -> None:
+    """Put outputs of some rows where they belong."""
+    for name, array in outputs.items():
+        whole = batch.outputs.get(name)
+        shape = (batch.record.rows, *array.shape[1:])
+        if whole is None:
+            whole = batch.outputs[name] = _blank(shape, array)
+        elif whole.shape != shape:
+            whole = batch.outputs[name] = _widened(whole, shape)
+            array = _padded(array, whole.shape[1:])
+        whole[where] = array
 
 
 def _blank(shape: tuple[int, ...], like: Array) -> Array:

@@ -4,55 +4,40 @@ A lane holds the pieces of one model version and variant. Interactive lanes go f
 waited longest; bulk lanes get what is left, but never less than their share of the device's time, in slices short
 enough that a request waits for one of them at most.
 
-The device is free again when a run has ended, not when its results have been published: where there is a spare thread,
-it begins the next run meanwhile.
+The device is free again when a run has ended, not when its results have been published: where more waits for it, they
+are published beside the next run (`stream_workers.outlet`).
 
 Where a run fails and no sender is to blame, the rows go on at once on the next rung of the ladder (`models.ladder`),
 or, while that is being loaded, back to the head of their lane.
 
 A bulk run holds rows of one record, from a multiple of ALIGNED rows on: matrix kernels treat the last rows of a batch
-otherwise, so that a result would depend, in its last bits, on how long slices were and on what else was asked.
+otherwise, so that a result would depend, in its last bits, on how long slices were and on what else was asked. A few
+such runs are taken and published together.
 """
 
 from __future__ import annotations
 
 import logging
 import threading
-from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from time import monotonic
-from typing import Any, Final, Protocol
+from typing import Any, Final
 
-from models.batching import BatchLimits, BatchPolicy
+from models.batching import BatchLimits
 from models.degradation import HALF_BATCH, Rung, fallback_name
 from models.ladder import Ladders, Pick
 from models.loading import LoadedModel
 from schemas.codes import Code
-from schemas.tensors import Array
-from stream_workers.runs import Ended, Run, attempt
-from stream_workers.work import ALIGNED, Piece
-
-__all__ = ["ALIGNED", "IDLE_SECONDS", "Device", "Lane", "LaneKey", "Run", "Share", "Sink", "aligned"]
+from stream_workers.lanes import Lane, LaneKey, Share, Sink, aligned, policy_of
+from stream_workers.outlet import Outlet
+from stream_workers.runs import Ended, Run, attempt, together
+from stream_workers.work import Piece
 
 log = logging.getLogger(__name__)
 
-# The time over which bulk's share of the device is looked at.
-SHARE_SECONDS: Final = 1.0
 # A lane that was unused for so long is dropped; the next piece of its kind makes one, which learns anew.
 IDLE_SECONDS: Final = 600.0
-
-
-@dataclass(frozen=True, slots=True)
-class LaneKey:
-    """What may be in one batch together. A `shadow` is bulk as well: it gets what requests leave."""
-
-    model: str
-    version: str
-    experiment: str = ""
-    variant: str = ""
-    bulk: bool = False
-    shadow: bool = False
 
 
 @dataclass(slots=True)
@@ -64,90 +49,13 @@ class _Served:
     pick: Pick | None = None
 
 
-class Sink(Protocol):
-    """Takes what became of the pieces of a lane."""
+@dataclass(frozen=True, slots=True)
+class _Result:
+    """What became of `rows` rows of a lane."""
 
-    def scored(self, model: LoadedModel, pieces: Sequence[Any], outputs: Sequence[dict[str, Array]], run: Run) -> None:
-        """Outputs of each piece, from one run."""
-
-    def failed(self, piece: Any, code: Code, message: str) -> None:
-        """No unit of this piece can be scored."""
-
-    def unavailable(self, piece: Any, message: str) -> None:
-        """Nothing can score this piece, and it is not to blame."""
-
-    def expired(self, piece: Any) -> Any | None:
-        """Answers the units whose deadline has passed; returns the others, None where there are none."""
-
-
-@dataclass(slots=True, eq=False)
-class Lane:
-    """The queue of one kind of work, with its policy. `held`: it waits for a model that is being loaded."""
-
-    key: LaneKey
-    model: LoadedModel
-    policy: BatchPolicy
-    sink: Sink
-    queue: deque[Piece] = field(default_factory=deque)
-    rows: int = 0
-    in_flight: int = 0
-    used: float = 0.0
-    held: bool = False
-
-    @property
-    def is_idle(self) -> bool:
-        """Whether nothing waits in it and nothing of it runs."""
-        return not self.queue and not self.in_flight
-
-    def put(self, piece: Piece, now: float) -> None:
-        """Queue a piece."""
-        self.queue.append(piece)
-        self.used = now
-        self.rows += piece.rows
-        self.policy.observe_arrival(now, piece.rows)
-
-    def put_back(self, pieces: Sequence[Piece]) -> None:
-        """What was taken and not done, to the head of the queue."""
-        self.queue.extendleft(reversed(pieces))
-        self.rows += sum(piece.rows for piece in pieces)
-
-    def take(self, rows: int) -> list[Piece]:
-        """Whole units, oldest first, while they fit into `rows`; at least one. Of bulk, those of one record."""
-        taken: list[Piece] = []
-        while self.queue and (not taken or (rows > 0 and not self.key.bulk)):
-            piece = self.queue.popleft()
-            # What is larger than the room left opens the next batch, unless it is the first of this one.
-            first, rest = piece.split(rows)
-            if taken and first.rows > rows:
-                self.queue.appendleft(piece)
-                break
-            if rest is not None:
-                self.queue.appendleft(rest)
-            taken.append(first)
-            rows -= first.rows
-        self.rows -= sum(piece.rows for piece in taken)
-        return taken
-
-
-class Share:
-    """How much of the device's recent time went to bulk, exponentially forgotten. Pure; the clock is passed in."""
-
-    def __init__(self, least: float) -> None:
-        self._least = least
-        self._bulk = 0.0
-        self._all = 0.0
-        self._at = 0.0
-
-    def spent(self, now: float, seconds: float, bulk: bool) -> None:
-        """The device was busy for `seconds` until `now`."""
-        keep = 0.5 ** (max(0.0, now - self._at) / SHARE_SECONDS)
-        self._bulk = self._bulk * keep + (seconds if bulk else 0.0)
-        self._all = self._all * keep + seconds
-        self._at = now
-
-    def bulk_is_due(self) -> bool:
-        """Whether bulk had less than its share."""
-        return self._bulk < self._least * self._all
+    lane: Lane
+    ended: Sequence[Ended]
+    rows: int
 
 
 class Device:
@@ -179,6 +87,7 @@ class Device:
         self._stopping = False
         self._failure: BaseException | None = None
         self._threads: list[threading.Thread] = []
+        self._outlet = Outlet(self._publish)
 
     def rows(self, bulk: bool) -> int:
         """Rows that wait or run."""
@@ -187,23 +96,26 @@ class Device:
     @property
     def failure(self) -> BaseException | None:
         """What ended a device thread, a bug: the worker must not go on."""
-        return self._failure
+        return self._failure or self._outlet.failure
 
-    def start(self, runs: int, spare: int = 0) -> None:
-        """Begin to serve, with `runs` runs under way at once; with `spare` threads publishing keeps no run waiting."""
+    def start(self, runs: int) -> None:
+        """Begin to serve, with `runs` runs under way at once."""
         self._at_once = runs
-        for number in range(runs + spare):
+        self._outlet.start()
+        for number in range(runs):
             thread = threading.Thread(target=self._run, name=f"device-{number}", daemon=True)
             self._threads.append(thread)
             thread.start()
 
     def stop(self) -> None:
-        """End the threads after the batches that run now; what waits stays where it is."""
+        """End the threads once the batches that run now are published; what waits stays where it is."""
         with self._wake:
             self._stopping = True
             self._wake.notify_all()
         for thread in self._threads:
             thread.join()
+        if self._threads:
+            self._outlet.stop()
 
     def submit(
         self, key: LaneKey, model: LoadedModel, piece: Piece, sink: Sink, limits: Callable[[], BatchLimits]
@@ -217,7 +129,7 @@ class Device:
             lane = self._lanes.get(key)
             if lane is None:
                 self._drop(lambda one: now - one.used > IDLE_SECONDS)
-                lane = self._lanes[key] = Lane(key, model, _policy(limits(), model), sink)
+                lane = self._lanes[key] = Lane(key, model, policy_of(limits(), model), sink)
             elif lane.model is not model:
                 lane.model = model
             self._rows[key.bulk] += piece.rows
@@ -269,7 +181,7 @@ class Device:
                 began = monotonic()
                 served = _Served([])
                 try:
-                    served = self._serve(lane, pieces, cut)
+                    served = self._serve_records(lane, pieces, cut) if lane.key.bulk else self._serve(lane, pieces, cut)
                 finally:
                     ended = monotonic()
                     with self._wake:
@@ -280,20 +192,31 @@ class Device:
                         self._share.spent(ended, ended - began, lane.key.bulk)
                         idle = lane.is_idle
                         self._drop_retired()
+                        in_a_hurry = any(one.rows and not one.held for one in self._lanes.values())
                         self._wake.notify_all()
                 if idle:
                     self._on_idle()
-                try:
-                    _publish(lane, served.ended)
-                finally:
-                    with self._wake:
-                        self._rows[lane.key.bulk] -= rows
+                self._outlet.put(_Result(lane, served.ended, rows), in_a_hurry=in_a_hurry)
                 # Until there is other work this thread must not keep a model alive that is evicted.
                 del work, lane, pieces, served
         except BaseException as error:
             log.exception("a device thread ended")
             self._failure = error
             raise
+
+    def _publish(self, result: _Result) -> None:
+        sink = result.lane.sink
+        try:
+            for one in result.ended:
+                if one.code is Code.UNAVAILABLE:
+                    sink.unavailable(one.pieces[0], one.failure)
+                elif one.failure:
+                    sink.failed(one.pieces[0], one.code, one.failure)
+                else:
+                    sink.scored(one.model, one.pieces, one.outputs, one.run)
+        finally:
+            with self._wake:
+                self._rows[result.lane.key.bulk] -= result.rows
 
     def _put_back(self, lane: Lane, served: _Served) -> int:
         lane.put_back(served.left)
@@ -310,7 +233,7 @@ class Device:
                     self._running += 1
                     lane.in_flight += 1
                     cut = lane.rows > rows and lane.policy.is_cut_by_memory(rows)
-                    return lane, lane.take(rows), cut
+                    return lane, lane.take_records(rows) if lane.key.bulk else lane.take(rows), cut
                 self._wake.wait(None if wake_at is None else max(0.0, wake_at - monotonic()))
             return None
 
@@ -349,6 +272,26 @@ class Device:
         # Where a run's fixed cost alone exceeds the slice, as much again for rows: smaller runs would be all overhead.
         left = max(self._bulk_slice - service.intercept, service.intercept)
         return max(1, int(left / service.slope))
+
+    def _serve_records(self, lane: Lane, pieces: Sequence[Piece], cut: bool) -> _Served:
+        """One run after another, until somebody waits for an answer; what has then not been run goes back."""
+        served = _Served([])
+        for number, piece in enumerate(pieces):
+            if number and self._is_asked():
+                served.left += pieces[number:]
+                break
+            one = self._serve(lane, [piece], cut)
+            served.ended += one.ended
+            if one.left:
+                served.left, served.pick = [*one.left, *pieces[number + 1 :]], one.pick
+                break
+        served.ended = together(served.ended)
+        return served
+
+    def _is_asked(self) -> bool:
+        """Whether a request waits for the device."""
+        with self._wake:
+            return any(one.rows and not one.held and not key.bulk for key, one in self._lanes.items())
 
     def _serve(self, lane: Lane, pieces: Sequence[Piece], cut: bool) -> _Served:
         live: list[Any] = [alive for piece in pieces if (alive := lane.sink.expired(piece)) is not None]
@@ -395,25 +338,3 @@ class Device:
         now = Run(monotonic(), 0.0, 0)
         served.ended += [Ended(lane.model, [piece], (), now, why, Code.UNAVAILABLE) for piece in live]
         return served
-
-
-def _publish(lane: Lane, results: Sequence[Ended]) -> None:
-    for one in results:
-        if one.code is Code.UNAVAILABLE:
-            lane.sink.unavailable(one.pieces[0], one.failure)
-        elif one.failure:
-            lane.sink.failed(one.pieces[0], one.code, one.failure)
-        else:
-            lane.sink.scored(one.model, one.pieces, one.outputs, one.run)
-
-
-def aligned(rows: int, most: int) -> int:
-    """A bulk slice of about `rows` rows whose end is aligned, where `most` rows allow it."""
-    return max(rows // ALIGNED, 1) * ALIGNED if most >= ALIGNED else most
-
-
-def _policy(limits: BatchLimits, model: LoadedModel) -> BatchPolicy:
-    policy = BatchPolicy(limits)
-    for rows, seconds in model.warm_up:
-        policy.observe_batch(rows, seconds)
-    return policy

@@ -29,8 +29,9 @@ from schemas.codes import Code
 from schemas.records import Tensor
 from schemas.tensors import Array, TensorError, from_tensor
 from stream_workers.dead_letters import DeadLetters
-from stream_workers.device import Device, LaneKey
+from stream_workers.device import Device
 from stream_workers.handover import Handover
+from stream_workers.lanes import LaneKey
 from stream_workers.ledger import Ledger
 from stream_workers.messages import headers_of
 from stream_workers.ops import extract, inject

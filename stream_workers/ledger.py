@@ -64,6 +64,8 @@ class Ledger:
         self._open = Epoch(0)
         self._live: set[Epoch] = {self._open}
         self._in_flight = 0
+        # Whoever polls is woken when no more records than these are in flight: to wake it for each costs more than one.
+        self._awaited = -1
         self._halted = False
 
     @property
@@ -111,7 +113,8 @@ class Ledger:
             self._in_flight -= records
             if epoch.pending < 0:
                 raise LedgerError(f"epoch {epoch.number}: {-epoch.pending} records finished twice")
-            self._changed.notify_all()
+            if epoch.pending == 0 or self._in_flight <= self._awaited:
+                self._changed.notify_all()
 
     def close(self) -> Epoch | None:
         """End the open epoch and begin the next; None where the open one holds nothing, or all is forgotten."""
@@ -134,10 +137,12 @@ class Ledger:
             self._live.discard(epoch)
             self._changed.notify_all()
 
-    def await_change(self, timeout: float) -> None:
-        """Wait until something was finished or committed, at most `timeout` seconds."""
+    def await_room(self, timeout: float) -> None:
+        """Wait until half of what is in flight now is finished or something is committed, at most `timeout` seconds."""
         with self._changed:
+            self._awaited = self._in_flight // 2
             self._changed.wait(timeout)
+            self._awaited = -1
 
     def halt(self) -> None:
         """Forget every epoch, and commit nothing until `resume`: what was in flight has to be read again.

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import threading
+from bisect import bisect_left
 from collections.abc import Iterator, Sequence
+from math import isfinite
 from typing import Any, Final
 
 import numpy as np
@@ -47,6 +49,7 @@ class BatchHistogram(Collector):
         self._bounds = np.asarray(bounds, np.float64)
         if not len(bounds) or not np.isfinite(self._bounds).all() or (np.diff(self._bounds) <= 0).any():
             raise ValueError(f"histogram {name}: bounds must be finite and rise, got {list(bounds)}")
+        self._ends = self._bounds.tolist()
         self._name = name
         self._documentation = documentation
         self._labels = tuple(labels)
@@ -61,9 +64,9 @@ class BatchHistogram(Collector):
     def observe(self, value: float, labels: tuple[str, ...] = (), times: int = 1) -> None:
         """Count one value, or the same value several times."""
         value = max(float(value), 0.0)
-        if not np.isfinite(value):
+        if not isfinite(value):
             return
-        at = int(self._bounds.searchsorted(value))
+        at = bisect_left(self._ends, value)
         with self._lock:
             cell = self._cell(labels)
             cell.counts[at] += times
@@ -72,6 +75,9 @@ class BatchHistogram(Collector):
     def observe_many(self, values: Values, labels: tuple[str, ...] = ()) -> None:
         """Count every value of an array of any shape. Raises ValueError where `labels` are too few or too many."""
         array = np.asarray(values, np.float64).ravel()
+        if array.size == 1:
+            self.observe(array.item(), labels)
+            return
         total = float(np.maximum(array, 0.0).sum())
         if not np.isfinite(total):
             array = array[np.isfinite(array)]

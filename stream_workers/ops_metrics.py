@@ -171,12 +171,16 @@ class WorkerMetrics:
         queue_seconds: Values,
         batch_seconds: Values,
         codes: Mapping[str, int],
+        runs: int = 1,
     ) -> None:
-        """A micro-batch has been scored: `rows` rows, and how many requests ended with each code."""
+        """A micro-batch has been scored: `rows` rows, and how many requests ended with each code.
+
+        `runs`: as many batches of about the same size, told together.
+        """
         self.queue_seconds.observe_many(queue_seconds, (model,))
         self.batch_seconds.observe_many(batch_seconds, (model,))
-        self.inference_seconds.observe(inference_seconds, (model, version))
-        self.batch_rows.observe(rows, (model, version))
+        self.inference_seconds.observe(inference_seconds / runs, (model, version), runs)
+        self.batch_rows.observe(rows / runs, (model, version), runs)
         self._rows.labels(model, version, variant).inc(rows)
         for code, count in codes.items():
             self._requests.labels(model, version, variant, str(code)).inc(count)

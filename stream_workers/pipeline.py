@@ -127,7 +127,7 @@ class Pipeline:
                 halted = self._ledger.halted
                 turn = self._room.look(not halted and self._held_back(), monotonic())
                 if turn == "wait":
-                    self._ledger.await_change(FULL_WAIT_SECONDS)
+                    self._ledger.await_room(FULL_WAIT_SECONDS)
                     continue
                 self._breathe(turn == "pause" or halted)
                 messages = self._poll()

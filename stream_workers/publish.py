@@ -25,12 +25,11 @@ from stream_workers.ops import WorkerMetrics
 from stream_workers.prediction_log import encoded, log_record
 from stream_workers.replies import ReplySender
 from stream_workers.runs import Run
+from stream_workers.summary_figures import latency_histogram, score_figures
 from stream_workers.work import Requests
 
 # A larger reply would be refused by the producer, and its sender wait in vain. Key and headers need room too.
 REPLY_BYTES: Final = MAX_MESSAGE_BYTES - 64 * 1024
-LATENCY_BUCKETS: Final = 18
-SCORE_BINS: Final = 20
 # Between two batches of a variant whose features are counted: 20 a second tell enough, at a thousandth of a core.
 COUNT_PAUSE_US: Final = 50_000
 
@@ -329,7 +328,6 @@ def summary_of(
     weights = np.repeat([piece.rows_each if run else 1 for piece in pieces], [piece.count for piece in pieces])
     sent = np.concatenate([piece.sent_at for piece in pieces])
     received = np.concatenate([piece.received_at for piece in pieces])
-    known = scores[np.isfinite(scores)]
     taken = np.concatenate([piece.taken for piece in pieces])
     return BatchSummary(
         batch_id=batch_id,
@@ -348,10 +346,7 @@ def summary_of(
         batch_us=int(((run.dispatched - taken) * weights).sum() * 1e6) if run else 0,
         infer_us=int(run.seconds * 1e6) if run else 0,
         latency_histogram=latency_histogram((now - sent) / 1000, weights),
-        score_count=len(known),
-        score_sum=float(known.sum()),
-        score_sum_squares=float((known * known).sum()),
-        score_histogram=score_histogram(known),
+        **score_figures(scores),
         errors={} if code is Code.OK else {code.value: rows},
         feature_histograms=features or {},
         degraded=run.degraded if run else "",
@@ -361,20 +356,6 @@ def summary_of(
 def _scope(piece: Requests) -> Scope:
     # Outside a variant an experiment's name may be made up, and there is no end to those.
     return piece.model, piece.version, piece.experiment if piece.variant else "", piece.variant
-
-
-def latency_histogram(milliseconds: Array, weights: Array) -> tuple[int, ...]:
-    """Rows by latency: bucket i ends at 2^i ms, the last is open."""
-    places = np.ceil(np.log2(np.maximum(milliseconds, 1.0))).astype(np.int64).clip(0, LATENCY_BUCKETS - 1)
-    return tuple(np.bincount(places, weights, LATENCY_BUCKETS).astype(np.int64).tolist())
-
-
-def score_histogram(scores: Array) -> tuple[int, ...]:
-    """Rows by score in 20 equal bins over [0, 1]; what lies outside counts in the end bins."""
-    if not len(scores):
-        return ()
-    places = np.floor(scores * SCORE_BINS).clip(0, SCORE_BINS - 1).astype(np.int64)
-    return tuple(np.bincount(places, minlength=SCORE_BINS).tolist())
 
 
 def _alike(pieces: Iterable[Requests]) -> list[list[int]]:

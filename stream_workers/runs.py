@@ -7,7 +7,7 @@ model; where it works, the batch is halved until the culprit is alone, and only 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from time import monotonic
 from typing import Any
 
@@ -108,6 +108,25 @@ def attempt(
         said = degraded or (HALF_BATCH if halved else "")
         done.ended.append(Ended(model, part, outputs, Run(began, monotonic() - began, padded - rows, said)))
     return done
+
+
+def together(results: Sequence[Ended]) -> list[Ended]:
+    """The same results; those of runs one after another that went alike are one, and so are their runs."""
+    found: list[Ended] = []
+    for one in results:
+        last = found[-1] if found else None
+        if last is None or last.failure or one.failure or _manner(last) != _manner(one):
+            found.append(one)
+            continue
+        run = replace(last.run, seconds=last.run.seconds + one.run.seconds, padded=last.run.padded + one.run.padded)
+        found[-1] = replace(
+            last, pieces=[*last.pieces, *one.pieces], outputs=[*last.outputs, *one.outputs], run=run
+        )  # fmt: skip
+    return found
+
+
+def _manner(one: Ended) -> tuple[int, str]:
+    return id(one.model), one.run.degraded
 
 
 def _fault(model: LoadedModel) -> Exception | None:

@@ -24,11 +24,13 @@ from schemas.codec import Codec
 from schemas.codes import Code
 from schemas.tensors import Array, TensorError
 from schemas.topics import Topics
-from stream_workers.device import Device, LaneKey, Run
+from stream_workers.device import Device
 from stream_workers.intake import stacked
+from stream_workers.lanes import LaneKey
 from stream_workers.ops import WorkerMetrics
 from stream_workers.prediction_log import encoded, log_record
 from stream_workers.publish import summary_of
+from stream_workers.runs import Run
 from stream_workers.work import Requests
 
 # Rows that may wait for the device; more are dropped.

@@ -19,7 +19,6 @@ from schemas.codes import Code
 from schemas.records import ScoreReply
 
 _SILENCE: Final = 60.0
-_WARM_UP: Final = 8
 Say = Callable[[str], None]
 
 
@@ -49,11 +48,12 @@ def run_bulk(bed: Bed, rows: int, rows_each: int, rounds: int, delivery: str, wo
     marks = marks_of(bed, bed.topics.bulk_results)
     say(f"starting {workers} worker(s), {delivery}")
     bed.start_workers(workers, delivery)
-    _fill(bed, feed, "warm-up", _WARM_UP, rows_each)
-    _read(bed, feed, "warm-up", _WARM_UP, rows_each, marks())
+    batches = max(1, rows // rows_each)
+    # A whole round: after less of it the broker's compiler still takes a quarter of a core while others are measured.
+    _fill(bed, feed, "warm-up", batches, rows_each)
+    _read(bed, feed, "warm-up", batches, rows_each, marks())
     if workers > 1:
         bed.await_shares(bed.topics.bulk)
-    batches = max(1, rows // rows_each)
     _write_file(bed, batches * rows_each)
     done: list[Round] = []
     for number in range(rounds):

@@ -32,7 +32,7 @@ class Sizes:
     rounds: int = 3
     records: int = 1_500_000
     heavy_records: int = 150_000
-    bulk_rows: int = 6_000_000
+    bulk_rows: int = 12_000_000
     reply_rate: float = 500.0
     reply_seconds: float = 60.0
     batching_rate: float = 1000.0

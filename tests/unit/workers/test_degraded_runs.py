@@ -23,7 +23,8 @@ from models.registry import ModelStore
 from models.session import Session
 from schemas.codes import Code
 from schemas.tensors import Array
-from stream_workers.device import Device, LaneKey
+from stream_workers.device import Device
+from stream_workers.lanes import LaneKey
 from stream_workers.runs import Run, attempt
 
 KEY = LaneKey("m", "1")

@@ -20,8 +20,10 @@ from models.loading import LoadedModel
 from models.registry import ModelStore
 from schemas.codes import Code
 from schemas.tensors import Array
-from stream_workers.device import ALIGNED, IDLE_SECONDS, Device, Lane, LaneKey, Run, Share, aligned
-from stream_workers.work import BulkPart, Requests
+from stream_workers.device import IDLE_SECONDS, Device
+from stream_workers.lanes import GROUP, Lane, LaneKey, Share, aligned
+from stream_workers.runs import Run
+from stream_workers.work import ALIGNED, BulkPart, Requests
 
 BULK = LaneKey("m", "1", bulk=True)
 
@@ -98,12 +100,17 @@ def test_a_bulk_run_is_of_one_record_and_begins_at_an_aligned_row(records: list[
     seen = {id(part.batch): 0 for part in parts}
     turn = 0
     while queue.rows:
-        (taken,) = queue.take(aligned(wanted[turn % len(wanted)], 4096))
+        most = aligned(wanted[turn % len(wanted)], 4096)
+        group = queue.take_records(most)
         turn += 1
-        assert isinstance(taken, BulkPart)
-        assert taken.where[0] % ALIGNED == 0
-        assert taken.where[0] == seen[id(taken.batch)]
-        seen[id(taken.batch)] += taken.rows
+        assert 1 <= len(group) <= GROUP
+        assert len({id(taken.batch) for taken in group if isinstance(taken, BulkPart)}) == len(group)
+        for taken in group:
+            assert isinstance(taken, BulkPart)
+            assert taken.rows <= most
+            assert taken.where[0] % ALIGNED == 0
+            assert taken.where[0] == seen[id(taken.batch)]
+            seen[id(taken.batch)] += taken.rows
     assert [*seen.values()] == records
 
 
@@ -173,22 +180,59 @@ def test_pieces_are_joined_where_one_can_stand_for_them_and_nothing_of_them_is_l
 
 
 def test_the_next_run_begins_while_the_last_one_is_published(model: LoadedModel) -> None:
+    began = [threading.Event(), threading.Event()]
+
+    def begin(piece: Any) -> Any:
+        began[int(piece.offsets[0])].set()
+        return piece
+
     class Slow(Record):
         def scored(self, model: LoadedModel, pieces: Any, outputs: Any, run: Run) -> None:
+            # The first is published only once the second run has begun; one after the other this raises.
+            if not began[1].wait(20):
+                raise TimeoutError
             super().scored(model, pieces, outputs, run)
-            # Whoever publishes first waits until the other run is published too; alone it raises.
-            meeting.wait(20)
 
-    meeting, sink, device = threading.Barrier(2), Slow(2), Device()
+    sink, device = Slow(2, late=begin), Device()
     for n in range(2):
         device.submit(
             LaneKey("m", "1"), model, requests([n], inputs={"x": np.array([n])}), sink, lambda: BatchLimits(max_rows=1)
         )
-    device.start(1, spare=1)
+    device.start(1)
     assert sink.done.wait(20)
     device.stop()
     assert device.failure is None
     assert sink.values == {0: 10.0, 1: 20.0}
+
+
+def test_bulk_records_are_run_one_by_one_and_told_together_unless_somebody_waits_for_an_answer(
+    model: LoadedModel,
+) -> None:
+    told: list[list[int]] = []
+    asked, device = threading.Event(), Device()
+
+    class Told(Record):
+        def scored(self, model: LoadedModel, pieces: Any, outputs: Any, run: Run) -> None:
+            told.append([int(piece.offsets[0]) for piece in pieces])
+            super().scored(model, pieces, outputs, run)
+
+    def begin(piece: Any) -> Any:
+        # While the second group's first record is about to run, a request comes.
+        if piece.offsets[0] == GROUP and not asked.is_set():
+            asked.set()
+            device.submit(LaneKey("m", "1"), model, requests([99], inputs={"x": np.array([1])}), sink, BatchLimits)
+        return piece
+
+    sink = Told(2 * GROUP + 1, late=begin)
+    for n in range(2 * GROUP):
+        piece = requests([n], inputs={"x": np.array([n % 2])})
+        device.submit(LaneKey("m", "1", bulk=True), model, piece, sink, BatchLimits)
+    device.start(1)
+    assert sink.done.wait(20)
+    device.stop()
+    assert told == [[*range(GROUP)], [GROUP], [99], [*range(GROUP + 1, 2 * GROUP)]]
+    assert sink.values == {99: 20.0, **{n: 10.0 + 10 * (n % 2) for n in range(2 * GROUP)}}
+    assert device.rows(True) == device.rows(False) == 0
 
 
 @given(
