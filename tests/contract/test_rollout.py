@@ -77,7 +77,7 @@ def test_a_driver_and_a_worker_that_are_killed_stop_nothing(world: World) -> Non
         on = world.until("kills", lambda one: one.step == 1)
         assert (on.salt, on.started, on.passed[0].share) == (begun.salt, begun.started, 0.4)
         if not isinstance(world.scene.broker, EmbeddedBroker):
-            # There a killed worker's successor may pass over what was polled and not committed (docs/architecture.md).
+            # There a killed worker's successor may pass over what it had polled, as in the tests of pools.
             world.scene.workers[1].process.kill()
             world.scene.workers[1].process.wait()
             del world.scene.workers[1]
