@@ -12,6 +12,9 @@ from typing import Any, Final
 # Shorter ones are copied: a view keeps its whole record in memory.
 LONG: Final = 4096
 
+# A number of 64 bits takes ten bytes; to read on through megabytes of them would take for ever.
+_MOST_BITS: Final = 70
+
 # From the record and a position in it to a value and the position behind it. Raises ValueError or IndexError where
 # the bytes are not what they should be, or are written in a way that is not known here.
 Reader = Callable[[bytes, int], tuple[Any, int]]
@@ -72,6 +75,8 @@ def _long(data: bytes, at: int) -> tuple[int, int]:
     at += 1
     value, shift = byte & 0x7F, 7
     while byte & 0x80:
+        if shift == _MOST_BITS:
+            raise ValueError("a number of more than ten bytes")
         byte = data[at]
         at += 1
         value |= (byte & 0x7F) << shift

@@ -36,7 +36,7 @@ class Sink(Protocol):
     """Takes what became of the pieces of a lane."""
 
     def scored(self, model: LoadedModel, pieces: Sequence[Any], outputs: Sequence[dict[str, Array]], run: Run) -> None:
-        """Outputs of each piece, from one run."""
+        """Outputs of each piece, from one run, or, of bulk, from a run each; `run` is then all of these together."""
 
     def failed(self, piece: Any, code: Code, message: str) -> None:
         """No unit of this piece can be scored."""
@@ -97,9 +97,12 @@ class Lane:
         return taken
 
     def take_records(self, rows: int) -> list[Piece]:
-        """Of bulk: up to `GROUP` pieces of at most `rows` rows, each of its own record, to be run one by one."""
+        """Of bulk: up to `GROUP` pieces of at most `rows` rows, each of its own record, to be run one by one.
+
+        Of a shadow one: its summaries tell of each run what it took.
+        """
         taken: list[Piece] = []
-        while self.queue and len(taken) < GROUP:
+        while self.queue and len(taken) < (1 if self.key.shadow else GROUP):
             first, rest = self.queue.popleft().split(rows)
             taken.append(first)
             if rest is not None:

@@ -28,11 +28,6 @@ class Outlet(Generic[T]):
         self.failure: BaseException | None = None
         self._thread = threading.Thread(target=self._run, name="outlet", daemon=True)
 
-    @property
-    def is_busy(self) -> bool:
-        """Whether a result is being published."""
-        return self._busy
-
     def start(self) -> None:
         """Begin to publish."""
         self._thread.start()
@@ -45,11 +40,14 @@ class Outlet(Generic[T]):
         committed.
         """
         with self._changed:
-            if in_a_hurry or self._waiting or self._busy:
+            handed_over = in_a_hurry or self._waiting or self._busy
+            if handed_over:
                 self._changed.wait_for(lambda: len(self._waiting) < MOST_WAITING or self.failure is not None)
-                if self.failure is None:
-                    self._waiting.append(result)
-                    self._changed.notify_all()
+            if self.failure is not None:
+                return
+            if handed_over:
+                self._waiting.append(result)
+                self._changed.notify_all()
                 return
             self._busy = True
         self._do(result)

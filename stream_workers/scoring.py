@@ -7,8 +7,8 @@
                                                                                bulk results
     control ── ControlFollower ── Router, default versions
 
-Each pipeline has a thread that polls and one that commits; the device has one for each batch under way. They meet at
-the device's lanes and at the ledger, nowhere else.
+Each pipeline has a thread that polls and one that commits; the device has one for each batch under way, and one that
+publishes. They meet at the device's lanes, its outlet and the ledger, nowhere else.
 """
 
 from __future__ import annotations

@@ -53,7 +53,7 @@ async def paced(
         if not task.cancelled() and (failure := task.exception()) is not None:
             failures.append(failure)
 
-    # Python's collector would stop this process for 50 to 90 ms every three seconds, to walk all that is imported here.
+    # Python's collector would stop this process for 45 to 95 ms every three seconds, to walk all that is imported here.
     gc.collect()
     gc.freeze()
     try:

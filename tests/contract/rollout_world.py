@@ -198,11 +198,14 @@ class Load:
             scene.wait("answers", lambda: all(one in scene.answers and one in scene.fates for one in ids), 30)
         except AssertionError:
             # Two workers write to one partition of the embedded broker, whose reader may pass over a record.
-            again = scene.read_again()
-            missing = [[one for one in ids if one not in known] for known in ({**again, **scene.answers}, scene.fates)]
+            again, fates = scene.read_again()
+            seen = {**again, **scene.answers}, {**fates, **scene.fates}
+            missing = [[one for one in ids if one not in known] for known in seen]
             assert missing == [[], []], f"no answer to {missing[0][:9]}, no fate of {missing[1][:9]} of {len(ids)}"
-            print(f"passed over and read again: {[one for one in ids if one not in scene.answers]}")
+            passed_over = [one for one in ids if one not in scene.answers or one not in scene.fates]
+            print(f"passed over and read again: {passed_over}")
             scene.answers.update({name: found for name, found in again.items() if name not in scene.answers})
+            scene.fates.update({name: found for name, found in fates.items() if name not in scene.fates})
         return [(at, one.user_id, self._world.scene.answers[one.request_id][0]) for at, one in self.sent]
 
     def versions(self) -> dict[str, list[str]]:

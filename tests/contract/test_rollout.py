@@ -76,12 +76,10 @@ def test_a_driver_and_a_worker_that_are_killed_stop_nothing(world: World) -> Non
         world.monitor = world.start_monitor()
         on = world.until("kills", lambda one: one.step == 1)
         assert (on.salt, on.started, on.passed[0].share) == (begun.salt, begun.started, 0.4)
-        if not isinstance(world.scene.broker, EmbeddedBroker):
-            # There a killed worker's successor may pass over what it had polled, as in the tests of pools.
-            world.scene.workers[1].process.kill()
-            world.scene.workers[1].process.wait()
-            del world.scene.workers[1]
-            world.scene.start_worker("w2")
+        world.scene.workers[1].process.kill()
+        world.scene.workers[1].process.wait()
+        del world.scene.workers[1]
+        world.scene.start_worker("w2")
         over = world.until("kills", lambda one: not one.is_on)
         world.scene.workers[1].await_ready()
     assert (over.state, over.salt) == ("done", begun.salt), over.reason

@@ -9,7 +9,7 @@ import threading
 import time
 import uuid
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import count
 from pathlib import Path
@@ -268,20 +268,26 @@ class Scene:
         ids = [one.request_id for one in requests]
         self.wait("all answers", lambda: all(one in self.answers and one in self.fates for one in ids), 60)
 
-    def read_again(self) -> dict[str, list[Answer]]:
-        """Every reply to clients that stands on its topic, read from its beginning."""
+    def read_again(self) -> tuple[dict[str, list[Answer]], dict[str, list[Fate]]]:
+        """Every reply to clients and every row of the prediction log that stands on its topic, from its beginning."""
         plain = {"bootstrap.servers": self.broker.address, "log_level": 0, "group.id": uuid.uuid4().hex}
         consumer = Consumer({**plain, "enable.auto.commit": False, "auto.offset.reset": "earliest"})
-        name, found = self.topics.replies, defaultdict(list)
-        known = consumer.list_topics(name, timeout=10).topics[name].partitions
-        consumer.assign([TopicPartition(name, part, OFFSET_BEGINNING) for part in known])
+        answers, fates = defaultdict(list), defaultdict(list)
+        names = (self.topics.replies, self.topics.predictions)
+        known = consumer.list_topics(timeout=10).topics
+        consumer.assign(
+            [TopicPartition(name, part, OFFSET_BEGINNING) for name in names for part in known[name].partitions]
+        )
         while messages := consumer.consume(500, 2.0):
             for message in (one for one in messages if one.error() is None):
-                reply = self.codec.decode(ScoreReply, message.value())
-                answer = Answer(reply, message.partition() or 0, dict(headers_of(message)))
-                found[reply.request_id].append(answer)
+                if message.topic() == self.topics.predictions:
+                    for request_id, fate in self._fates(message):
+                        fates[request_id].append(fate)
+                elif message.value() is not None:
+                    answer = self._answer(message)
+                    answers[answer.reply.request_id].append(answer)
         consumer.close()
-        return found
+        return answers, fates
 
     def fate(self, request: ScoreRequest) -> Fate:
         """The only row of the prediction log that a request has."""
@@ -326,13 +332,21 @@ class Scene:
     def _reply(self, message: Message) -> None:
         if message.value() is None:
             return  # a client that opened its partition
+        answer = self._answer(message)
+        self.answers[answer.reply.request_id].append(answer)
+
+    def _answer(self, message: Message) -> Answer:
         reply = self.codec.decode(ScoreReply, message.value())
-        self.answers[reply.request_id].append(Answer(reply, message.partition() or 0, dict(headers_of(message))))
+        return Answer(reply, message.partition() or 0, dict(headers_of(message)))
 
     def _letter(self, message: Message) -> None:
         self.letters.append(self.codec.decode(DeadLetter, message.value()))
 
     def _prediction(self, message: Message) -> None:
+        for request_id, fate in self._fates(message):
+            self.fates[request_id].append(fate)
+
+    def _fates(self, message: Message) -> Iterator[tuple[str, Fate]]:
         one = self.codec.decode(PredictionBatch, message.value())
         numbers = {
             name: np.frombuffer(getattr(one, name), kind).tolist()
@@ -348,7 +362,8 @@ class Scene:
             unpack_strings(one.request_ids), unpack_strings(one.user_ids), unpack_strings(one.messages), strict=True
         )
         for i, (request_id, user, text) in enumerate(texts):
-            self.fates[request_id].append(
+            yield (
+                request_id,
                 Fate(
                     code=CODES[one.codes[i]],
                     message=text,
@@ -362,5 +377,5 @@ class Scene:
                     score=numbers["scores"][i],
                     features={name: values[i] for name, values in features.items()},
                     degraded=one.degraded,
-                )
+                ),
             )

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from schemas.codec import Codec, DecodeError
 from schemas.records import ScoreBatch, Tensor
+from schemas.tensors import from_tensor, pack_bytes
 from schemas.views import LONG, UnknownTypeError, reader_of
 from tests.unit.schemas.arbitrary_records import of
 
@@ -53,6 +54,20 @@ def test_long_data_is_a_view_of_the_record_and_short_data_a_copy() -> None:
     assert len(long_.data) >= LONG
     assert long_.data.obj is data
     assert type(other.data) is bytes
+
+
+def test_text_that_came_as_a_view_is_read_as_text_that_did_not() -> None:
+    texts = ["äöü", "", "x" * LONG]
+    batch = replace(LARGE, inputs=(Tensor("t", "BYTES", (3,), pack_bytes(texts)),))
+    (tensor,) = CODEC.decode_batch(CODEC.encode(batch)).inputs
+    assert isinstance(tensor.data, memoryview)
+    assert from_tensor(tensor).tolist() == texts
+
+
+def test_a_number_without_an_end_is_given_up_after_ten_bytes() -> None:
+    with pytest.raises(ValueError, match="more than ten bytes"):
+        reader_of("long")(b"\x80" * 11, 0)
+    assert reader_of("long")(b"\xff" * 9 + b"\x01", 0) == (-(2**63), 10)
 
 
 @pytest.mark.parametrize("schema", ["double", ["null", "string"], {"type": "map", "values": "long"}], ids=str)

@@ -114,6 +114,14 @@ def test_a_bulk_run_is_of_one_record_and_begins_at_an_aligned_row(records: list[
     assert [*seen.values()] == records
 
 
+def test_pieces_of_a_shadow_are_taken_one_at_a_time() -> None:
+    queue = lane(LaneKey("m", "2", bulk=True, shadow=True))
+    for number in range(3):
+        queue.put(requests([number]), 0.0)
+    taken = [queue.take_records(8) for _ in range(3)]
+    assert [[piece.offsets.tolist() for piece in one] for one in taken] == [[[0]], [[1]], [[2]]]
+
+
 def test_slices_are_as_large_as_allowed_where_that_is_less_than_the_alignment() -> None:
     assert [aligned(rows, 5) for rows in (1, 5, 100)] == [5, 5, 5]
     assert [aligned(rows, 100) for rows in (1, 8, 9, 31, 96)] == [8, 8, 8, 24, 96]

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import threading
+
 import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from stream_workers.ledger import Epoch, Ledger, LedgerError, Output, short_key
+from tests.waiting import until
 
 HERE = ("requests", 0)
 
@@ -96,6 +99,40 @@ def test_what_an_abandoned_epoch_still_finishes_is_thrown_away() -> None:
     ledger.finish(epoch, 1, [Output("predictions", b"late")])
     assert epoch.outputs == []
     assert ledger.settled(epoch, 0)
+
+
+def test_who_waits_for_room_is_woken_when_half_is_done_or_something_is_committed_and_not_before() -> None:
+    ledger, woken = Ledger(), threading.Event()
+
+    def wait() -> threading.Thread:
+        woken.clear()
+        thread = threading.Thread(target=lambda: (ledger.await_room(20), woken.set()))
+        thread.start()
+        until(lambda: ledger._awaited >= 0, 20, "nobody waits")
+        return thread
+
+    epoch = ledger.admit({HERE: 8}, 8, 10)
+    waiting = wait()
+    ledger.finish(epoch, 3)
+    assert not woken.wait(0.1), "five of eight are in flight"
+    ledger.finish(epoch, 1)
+    waiting.join(20)
+    assert woken.is_set()
+    waiting = wait()
+    ledger.committed(epoch)
+    waiting.join(20)
+    assert woken.is_set()
+
+
+def test_the_end_of_an_epoch_is_told_at_once() -> None:
+    ledger, settled = Ledger(), threading.Event()
+    epoch = ledger.admit({HERE: 2}, 2, 10)
+    thread = threading.Thread(target=lambda: ledger.settled(epoch, 20) and settled.set())
+    thread.start()
+    ledger.finish(epoch, 1)
+    assert not settled.wait(0.1)
+    ledger.finish(epoch, 1)
+    assert settled.wait(5)
 
 
 def test_nothing_is_committed_between_halt_and_resume() -> None:

@@ -5,8 +5,6 @@ from __future__ import annotations
 import threading
 from typing import Any
 
-import pytest
-
 from stream_workers.outlet import MOST_WAITING, Outlet
 from tests.waiting import until
 
@@ -34,9 +32,10 @@ def test_without_a_hurry_and_with_nothing_before_it_the_caller_publishes() -> No
 
 
 def test_who_is_in_a_hurry_waits_only_where_too_many_wait_already() -> None:
-    go, published = threading.Event(), []
+    began, go, published = threading.Event(), threading.Event(), []
 
     def slow(number: int) -> None:
+        began.set()
         assert go.wait(20)
         published.append(number)
 
@@ -44,8 +43,7 @@ def test_who_is_in_a_hurry_waits_only_where_too_many_wait_already() -> None:
     outlet.start()
     for number in range(MOST_WAITING + 1):
         outlet.put(number, in_a_hurry=True)
-        if not number:
-            until(lambda: outlet.is_busy, 20, "the first is not being published")
+        assert began.wait(20)
     late = threading.Thread(target=lambda: outlet.put(9, in_a_hurry=True))
     late.start()
     late.join(0.05)
@@ -56,7 +54,7 @@ def test_who_is_in_a_hurry_waits_only_where_too_many_wait_already() -> None:
     assert published == [*range(MOST_WAITING + 1), 9]
 
 
-def test_a_failure_ends_it_and_keeps_nobody_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_failure_ends_it_and_keeps_nobody_waiting() -> None:
     published: list[int] = []
 
     def broken(number: int) -> None:
@@ -69,7 +67,7 @@ def test_a_failure_ends_it_and_keeps_nobody_waiting(monkeypatch: pytest.MonkeyPa
     outlet.put(1, in_a_hurry=True)
     until(lambda: outlet.failure is not None, 20, "the failure is not told")
     for number in range(2, 9):
-        outlet.put(number, in_a_hurry=True)
+        outlet.put(number, in_a_hurry=number % 2 == 1)
     outlet.stop()
     assert isinstance(outlet.failure, KeyError)
     assert published == []
