@@ -38,6 +38,9 @@ log = logging.getLogger(__name__)
 
 # A lane that was unused for so long is dropped; the next piece of its kind makes one, which learns anew.
 IDLE_SECONDS: Final = 600.0
+# Whoever polls lets records gather for so long while others run, and is back so long before the run is to end.
+GATHER_SECONDS: Final = 0.005
+BACK_SECONDS: Final = 0.002
 
 
 @dataclass(slots=True)
@@ -78,8 +81,13 @@ class Device:
         self._on_idle = on_idle
         self._lanes: dict[LaneKey, Lane] = {}
         self._retired: set[tuple[str, str]] = set()
-        self._wake = threading.Condition()
+        self._lock = threading.RLock()
+        self._wake = threading.Condition(self._lock)
+        # Of its own, for whoever waits for it must not be woken in the place of a device thread.
+        self._ended = threading.Condition(self._lock)
         self._running = 0
+        # When the runs of requests are expected to have ended, by thread.
+        self._ends: dict[int, float] = {}
         self._at_once = 1
         self._rows = {False: 0, True: 0}
         self._share = Share(bulk_share)
@@ -136,6 +144,18 @@ class Device:
             lane.put(piece, now)
             self._wake.notify()
 
+    def let_gather(self, seconds: float = GATHER_SECONDS) -> None:
+        """Wait, up to `seconds`, while nothing but requests runs in all places and no run is about to end.
+
+        What comes meanwhile could not be run sooner, and a poll of one record costs as much as one of thirty. Bulk
+        gives way to a request between two runs, so that beside it each is to be seen at once.
+        """
+        with self._lock:
+            if len(self._ends) == self._at_once:
+                left = min(self._ends.values()) - BACK_SECONDS - monotonic()
+                if left > 0:
+                    self._ended.wait(min(left, seconds))
+
     def forget(self, model: str, version: str) -> None:
         """A version is retired: its lanes, and with them its memory, go as soon as what is in them is done."""
         self._ladders.forget(model, version)
@@ -187,6 +207,8 @@ class Device:
                     with self._wake:
                         self._running -= 1
                         lane.in_flight -= 1
+                        self._ends.pop(threading.get_ident(), None)
+                        self._ended.notify_all()
                         if served.left:
                             rows -= self._put_back(lane, served)
                         self._share.spent(ended, ended - began, lane.key.bulk)
@@ -232,6 +254,8 @@ class Device:
                     lane, rows = chosen
                     self._running += 1
                     lane.in_flight += 1
+                    if not lane.key.bulk:
+                        self._ends[threading.get_ident()] = monotonic() + lane.policy.service.estimate(rows)
                     cut = lane.rows > rows and lane.policy.is_cut_by_memory(rows)
                     return lane, lane.take_records(rows) if lane.key.bulk else lane.take(rows), cut
                 self._wake.wait(None if wake_at is None else max(0.0, wake_at - monotonic()))

@@ -24,6 +24,8 @@ log = logging.getLogger(__name__)
 # Full for longer than this, the partitions are paused, so that polls and with them rebalances go on.
 PAUSE_SECONDS: Final = 3.0
 FULL_WAIT_SECONDS: Final = 0.02
+# A poll of fewer records costs as much as one of so many.
+FEW: Final = 30
 POLL_SECONDS: Final = 0.05
 LAG_SECONDS: Final = 5.0
 # A rebalance waits this long for what is in flight; the default max.poll.interval.ms is 300 s.
@@ -78,8 +80,10 @@ class Pipeline:
         health: Health,
         metrics: WorkerMetrics,
         on_assigned: Callable[[], None] = lambda: None,
+        let_gather: Callable[[], None] = lambda: None,
     ) -> None:
-        """`held_back`: whether too much is under way to take more.
+        """`held_back`: whether too much is under way to take more. `let_gather`: called after a poll of a few records,
+        to wait for milliseconds where more of them at once do as well.
 
         `on_assigned` is called when partitions came, before anything of them is read; it must not take long.
         """
@@ -94,6 +98,7 @@ class Pipeline:
         self._health = health
         self._metrics = metrics
         self._on_assigned = on_assigned
+        self._let_gather = let_gather
         self._paused: bool | None = False
         self._room = Room()
         self._failure: BaseException | None = None
@@ -134,6 +139,8 @@ class Pipeline:
                 # A rebalance within the poll may have halted the ledger: these are read again with the others.
                 if messages and not self._ledger.halted:
                     self._take(messages)
+                    if len(messages) < FEW:
+                        self._let_gather()
                 self._tell_lag()
             if not committer.drain(DRAIN_SECONDS, self._errands.run):
                 log.warning("%s: what was in flight is left to be done again", self._name)

@@ -329,6 +329,7 @@ class ScoringWorker:
             health=self._health,
             metrics=self._metrics,
             on_assigned=(lambda: None) if bulk else self._catch_up,
+            let_gather=(lambda: None) if bulk else self._device.let_gather,
         )
         committer = Committer(
             ledger,

@@ -30,8 +30,9 @@ def run_batching(bed: Bed, rate: float, seconds: float, rounds: int, workers: in
     answered: list[float] = []
     with Asker(bed) as asker:
         asker.await_first()
-        # Long enough for both workers to have their partitions and to know how long a batch takes.
-        asyncio.run(paced(rate, max(1, round(rate * _WARM_UP_SECONDS)), asker.ask))
+        # Both workers have their partitions then, and know how long a batch takes. As long as a round, since the
+        # broker's compiler takes a tenth of a core for the first half minute.
+        asyncio.run(paced(rate, max(count, round(rate * _WARM_UP_SECONDS)), asker.ask))
         if workers > 1:
             bed.await_shares(bed.topics.requests)
         asker.forget()
