@@ -41,6 +41,7 @@ from stream_workers.ops import WorkerMetrics
 from stream_workers.prediction_log import encoded, log_record
 from stream_workers.publish import COUNT_PAUSE_US
 from stream_workers.reply_producers import PlainProducer, ReplyProducer, reply_producer
+from stream_workers.scoring_clients import FETCH_BYTES
 from stream_workers.work import Requests
 
 ROWS: Final = 4096
@@ -70,7 +71,7 @@ def measure(broker: ApacheKafka | EmbeddedBroker, folder: Path) -> dict[str, dic
     values, keys = RequestMaker(codec, work, "s" * 32, topics.replies, PARTITIONS).many(0, ROWS)
     stages: dict[str, dict[str, float]] = {}
 
-    consumer, messages = _consumed(kafka, topics.requests, values, keys)
+    consumer, messages = consumed(kafka, topics.requests, values, keys)
     stages["poll"] = {"now": consumer}
     stages["read the messages' fields"] = {
         "now": cost(lambda: [[*map(read, messages)] for read in _READS]),
@@ -136,22 +137,32 @@ def _counted(others: float) -> float:
 _READS: Final = (Message.error, Message.partition, Message.offset, Message.value, len, Message.headers)
 
 
-def _consumed(
-    kafka: KafkaSettings, topic: str, values: Sequence[bytes], keys: Sequence[bytes]
+def consumed(
+    kafka: KafkaSettings,
+    topic: str,
+    values: Sequence[bytes],
+    keys: Sequence[bytes],
+    *,
+    repeats: int = REPEATS * 4,
+    most: int = ROWS,
 ) -> tuple[float, list[Message]]:
-    """Microseconds of processor time a record of consuming, librdkafka's threads with it, and some of the messages."""
+    """Microseconds of processor time a record of consuming, librdkafka's threads with it, and as many messages.
+
+    The topic is filled with `repeats` times the values; a call takes up to `most` of them.
+    """
     producer = Producer({**kafka.producer(), "linger.ms": 20, "queue.buffering.max.messages": 1_000_000})
-    for _ in range(REPEATS * 4):
+    for _ in range(repeats):
         for at, (value, key) in enumerate(zip(values, keys, strict=True)):
             producer.produce(topic, value, key, at % PARTITIONS)
-        producer.poll(0)
-    producer.flush()
-    consumer = Consumer(kafka.consumer("stages"))
+        producer.flush()
+    consumer = Consumer(kafka.consumer("stages", **{"fetch.max.bytes": FETCH_BYTES}))
     consumer.assign([TopicPartition(topic, number, 0) for number in range(PARTITIONS)])
-    messages = consumer.consume(ROWS, 30)
+    messages: list[Message] = []
+    while len(messages) < len(values):
+        messages += consumer.consume(len(values) - len(messages), 30)
     began, count = time.process_time(), 0
-    while count < (REPEATS * 4 - 2) * ROWS:
-        count += len(consumer.consume(ROWS, 5))
+    while count < (repeats - 2) * len(values):
+        count += len(consumer.consume(most, 5))
     taken = time.process_time() - began
     consumer.close()
     return taken / count * 1e6, messages

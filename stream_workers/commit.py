@@ -20,6 +20,7 @@ from confluent_kafka import Consumer, KafkaError, KafkaException, Message, Produ
 
 from stream_workers.errands import Errands
 from stream_workers.ledger import Epoch, Ledger, Output
+from stream_workers.threads import NamedThread
 
 log = logging.getLogger(__name__)
 
@@ -220,7 +221,7 @@ class Committer:
         self._wake = threading.Event()
         self._drain: _Drain | None = None
         self._stopping = False
-        self._thread = threading.Thread(target=self._run, name="commit", daemon=True)
+        self._thread = NamedThread(target=self._run, name="commit", daemon=True)
 
     def start(self) -> None:
         """Begin to commit."""

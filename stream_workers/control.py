@@ -19,6 +19,7 @@ from schemas.codec import Codec, DecodeError
 from schemas.placement import KIND as POOL
 from schemas.placement import Place
 from schemas.records import Control
+from stream_workers.threads import NamedThread
 
 log = logging.getLogger(__name__)
 
@@ -160,7 +161,7 @@ class ControlFollower:
         self._asked: list[threading.Event] = []
         self._lock = threading.Lock()
         self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="control", daemon=True)
+        self._thread = NamedThread(target=self._run, name="control", daemon=True)
 
     def start(self, timeout: float) -> None:
         """Read what there is, apply it, and follow. Raises `ControlError` where that takes longer than `timeout`."""

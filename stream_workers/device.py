@@ -32,6 +32,7 @@ from schemas.codes import Code
 from stream_workers.lanes import Lane, LaneKey, Share, Sink, aligned, policy_of
 from stream_workers.outlet import Outlet
 from stream_workers.runs import Ended, Run, attempt, together
+from stream_workers.threads import NamedThread
 from stream_workers.work import Piece
 
 log = logging.getLogger(__name__)
@@ -111,7 +112,7 @@ class Device:
         self._at_once = runs
         self._outlet.start()
         for number in range(runs):
-            thread = threading.Thread(target=self._run, name=f"device-{number}", daemon=True)
+            thread = NamedThread(target=self._run, name=f"device-{number}", daemon=True)
             self._threads.append(thread)
             thread.start()
 

@@ -18,6 +18,8 @@ from typing import Any, Final, Self
 from prometheus_client import CollectorRegistry
 from prometheus_client.exposition import choose_encoder
 
+from stream_workers.threads import NamedThread
+
 log = logging.getLogger(__name__)
 Reasons = dict[str, str]
 PATHS: Final = ("/metrics", "/healthz", "/readyz")
@@ -132,7 +134,7 @@ class OpsServer:
             ) from None
         self.host = host
         self.port = int(self._server.server_port)
-        self._thread = threading.Thread(
+        self._thread = NamedThread(
             target=self._server.serve_forever, kwargs={"poll_interval": 0.1}, name="ops-http", daemon=True
         )
         self._started = False

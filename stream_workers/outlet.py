@@ -8,6 +8,8 @@ from collections import deque
 from collections.abc import Callable
 from typing import Final, Generic, TypeVar
 
+from stream_workers.threads import NamedThread
+
 log = logging.getLogger(__name__)
 
 T = TypeVar("T")
@@ -26,7 +28,7 @@ class Outlet(Generic[T]):
         self._busy = False
         self._stopping = False
         self.failure: BaseException | None = None
-        self._thread = threading.Thread(target=self._run, name="outlet", daemon=True)
+        self._thread = NamedThread(target=self._run, name="outlet", daemon=True)
 
     def start(self) -> None:
         """Begin to publish."""

@@ -47,6 +47,7 @@ from stream_workers.scoring_clients import ScoringClients, WorkerStartError
 from stream_workers.scoring_config import ScoringConfig
 from stream_workers.shadow import Shadow
 from stream_workers.standby import Standby
+from stream_workers.threads import NamedThread
 from stream_workers.worker_models import WorkerModels
 from stream_workers.worker_state import StateTeller
 
@@ -161,7 +162,7 @@ class ScoringWorker:
                 stop.set()
 
         threads = [
-            threading.Thread(target=serve, args=pair, name=f"poll-{number}")
+            NamedThread(target=serve, args=pair, name=f"poll-{number}")
             for number, pair in enumerate(self._pipelines)
         ]  # fmt: skip
         for thread in threads:

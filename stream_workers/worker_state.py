@@ -21,6 +21,7 @@ from models.rollout import LOADING
 from producers.kafka import Config, client_config, unreachable
 from schemas.codec import Codec, DecodeError
 from schemas.records import Control
+from stream_workers.threads import NamedThread
 
 log = logging.getLogger(__name__)
 
@@ -117,7 +118,7 @@ class StateTeller:
         self._state = state
         self._wake = threading.Event()
         self._stopping = False
-        self._thread = threading.Thread(target=self._run, name="state", daemon=True)
+        self._thread = NamedThread(target=self._run, name="state", daemon=True)
 
     def start(self) -> None:
         """Begin."""

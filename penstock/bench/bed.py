@@ -275,6 +275,13 @@ class Bed:
         used = psutil.Process(pid).cpu_times()
         return float(used.user + used.system)
 
+    def processes(self) -> dict[str, int]:
+        """The ids of the worker's process (of workers: "worker-1" and on), and of the broker's where it is ours."""
+        names = ["worker"] if len(self.workers) == 1 else [f"worker-{at + 1}" for at in range(len(self.workers))]
+        found = {name: worker.pid for name, worker in zip(names, self.workers, strict=True)}
+        broker = self._stack.processes.get("broker")
+        return found if broker is None else {**found, "broker": broker}
+
     def use_group(self, name: str) -> str:
         """Let the workers that are started next be in this group, told apart from other benchmarks'; its full name."""
         group = f"penstock-bench-{self.run_id[:12]}-{name}"

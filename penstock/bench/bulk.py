@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -11,6 +12,7 @@ import numpy as np
 from confluent_kafka import Consumer, TopicPartition
 
 from penstock.bench.bed import PARTITIONS, Bed, BenchError, Usage
+from penstock.bench.cpu import Processor
 from penstock.bench.feed import Feed, marks_of
 from penstock.bench.figures import Spread, doubts
 from penstock.bench.stream import onnx_alone
@@ -19,17 +21,19 @@ from schemas.codes import Code
 from schemas.records import ScoreReply
 
 _SILENCE: Final = 60.0
+_WARM_UP_ROUNDS: Final = 3
 Say = Callable[[str], None]
 
 
 @dataclass(frozen=True, slots=True)
 class Round:
-    """Rows a second: of ONNX Runtime alone, of the stream, of a file to a file."""
+    """Rows a second: of ONNX Runtime alone, of the stream, of a file to a file; of the stream, `Processor.since`."""
 
     alone: float
     stream: float
     file: float
     usage: Usage
+    processor: dict[str, Any]
 
     def to_json(self) -> dict[str, Any]:
         """By name."""
@@ -39,6 +43,7 @@ class Round:
             "ratio": round(self.stream / self.alone, 3),
             "file_rows_per_second": round(self.file),
             "profile": self.usage.to_json(),
+            "processor_us_per_row": self.processor,
         }
 
 
@@ -49,9 +54,11 @@ def run_bulk(bed: Bed, rows: int, rows_each: int, rounds: int, delivery: str, wo
     say(f"starting {workers} worker(s), {delivery}")
     bed.start_workers(workers, delivery)
     batches = max(1, rows // rows_each)
-    # A whole round: after less of it the broker's compiler still takes a quarter of a core while others are measured.
-    _fill(bed, feed, "warm-up", batches, rows_each)
-    _read(bed, feed, "warm-up", batches, rows_each, marks())
+    # After less of it the broker's compiler still takes a quarter of a core while others are measured.
+    for number in range(_WARM_UP_ROUNDS):
+        job = f"warm-up-{number + 1}"
+        _fill(bed, feed, job, batches, rows_each)
+        _check(bed, _read(bed, feed, job, batches, marks())[1], rows_each)
     if workers > 1:
         bed.await_shares(bed.topics.bulk)
     _write_file(bed, batches * rows_each)
@@ -60,10 +67,11 @@ def run_bulk(bed: Bed, rows: int, rows_each: int, rounds: int, delivery: str, wo
         job = f"round-{number + 1}"
         _fill(bed, feed, job, batches, rows_each)
         alone = onnx_alone(bed)["rows_per_second"]
-        before = bed.usage()
-        took = _read(bed, feed, job, batches, rows_each, marks())
-        used = bed.usage().since(before)
-        one = Round(alone, batches * rows_each / took, _score_file(bed, batches * rows_each), used)
+        before, cores_before = bed.usage(), _processor(bed)
+        took, results = _read(bed, feed, job, batches, marks())
+        cores, used = _processor(bed).since(cores_before, batches * rows_each), bed.usage().since(before)
+        _check(bed, results, rows_each)
+        one = Round(alone, batches * rows_each / took, _score_file(bed, batches * rows_each), used, cores)
         done.append(one)
         say(
             f"round {number + 1}: ONNX Runtime alone {one.alone:,.0f} rows/s, stream {one.stream:,.0f}, "
@@ -98,8 +106,10 @@ def _fill(bed: Bed, feed: Feed, job: str, batches: int, rows_each: int) -> None:
     feed.close()
 
 
-def _read(bed: Bed, feed: Feed, job: str, batches: int, rows_each: int, starts: list[int]) -> float:
-    """Open the gate and read every result back; seconds between. Raises `BenchError` for one that is not right."""
+def _read(
+    bed: Bed, feed: Feed, job: str, batches: int, starts: list[int]
+) -> tuple[float, list[ScoreReply]]:  # fmt: skip
+    """Open the gate and read every result back: seconds between, and the results. Raises `BenchError`."""
     codec = bed.settings.codec()
     consumer = Consumer({**bed.consumer("penstock-bench-results"), "fetch.wait.max.ms": 20})
     consumer.assign([TopicPartition(bed.topics.bulk_results, number, at) for number, at in enumerate(starts)])
@@ -127,12 +137,19 @@ def _read(bed: Bed, feed: Feed, job: str, batches: int, rows_each: int, starts: 
         found.append(reply)
         ended = time.perf_counter()
     consumer.close()
-    # Comparing is the benchmark's work, not the reader's.
-    for reply in found:
+    return ended - began, found
+
+
+def _check(bed: Bed, results: Sequence[ScoreReply], rows_each: int) -> None:
+    """Compare them with the model's own. Raises `BenchError` for one that is not right."""
+    for reply in results:
         where = (int(reply.request_id.rpartition("/")[2]) + np.arange(rows_each)) % POOL
         if reply.code is not Code.OK or reply.row_errors or not is_right(bed.workload, reply.outputs, where):
             raise BenchError(f"bulk result {reply.request_id} is wrong: {reply.code} {reply.message}")
-    return ended - began
+
+
+def _processor(bed: Bed) -> Processor:
+    return Processor.now({**bed.processes(), "reader": os.getpid()})
 
 
 def _write_file(bed: Bed, rows: int) -> None:
