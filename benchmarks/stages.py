@@ -219,9 +219,15 @@ def _logged(piece: Requests, scores: Any, outputs: dict[str, Any]) -> Any:
     )
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Run and print."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.stages", description=__doc__)
+def run(
+    program: str,
+    about: str | None,
+    other: str,
+    measured: Callable[[ApacheKafka | EmbeddedBroker, Path], dict[str, dict[str, float]]],
+    arguments: Sequence[str] | None,
+) -> int:
+    """Start a broker, measure, and print microseconds a row by stage: `now`, and the `other` way where there is one."""
+    parser = argparse.ArgumentParser(prog=f"python -m benchmarks.{program}", description=about)
     parser.add_argument("--broker", choices=["kafka", "embedded"], default="kafka")
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args(arguments)
@@ -230,16 +236,21 @@ def main(arguments: Sequence[str] | None = None) -> int:
         jars = kafka_jars() if options.broker == "kafka" else None
         made = ApacheKafka(folder / "kafka", jars=jars) if jars else EmbeddedBroker(log=folder / "broker.log")
         with made as broker:
-            stages = measure(broker, folder)
-    total = {way: sum(one.get(way, one["now"]) for one in stages.values()) for way in ("now", "plain")}
+            stages = measured(broker, folder)
+    total = {way: sum(one.get(way, one["now"]) for one in stages.values()) for way in ("now", other)}
     if options.json:
         document = {"rows": ROWS, "microseconds_per_row": stages, "total": total}
         sys.stdout.write(json.dumps(document, indent=2) + "\n")
         return 0
     for stage, one in [*stages.items(), ("all", total)]:
-        plain = f"{one['plain']:8.2f}" if "plain" in one else " " * 8
-        sys.stdout.write(f"{stage:<28}{one['now']:8.3f}{plain}\n")
+        beside = f"{one[other]:9.4f}" if other in one else ""
+        sys.stdout.write(f"{stage:<28}{one['now']:9.4f}{beside}\n")
     return 0
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run and print."""
+    return run("stages", __doc__, "plain", measure, arguments)
 
 
 if __name__ == "__main__":

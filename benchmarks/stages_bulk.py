@@ -6,10 +6,7 @@ read by fastavro and so copied, each record told by itself. Prints a table, and 
 
 from __future__ import annotations
 
-import argparse
-import json
 import sys
-import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Final
@@ -17,13 +14,13 @@ from typing import Any, Final
 from confluent_kafka import Producer
 from prometheus_client import CollectorRegistry
 
-from benchmarks.stages import PARTITIONS, consumed, cost
+from benchmarks.stages import PARTITIONS, ROWS, consumed, cost, run
 from models.batching import BatchLimits
 from models.catalog import Catalog
 from models.loading import LoadedModel
 from models.registry import ModelStore
 from penstock.bench.workload import bulk_batch, make_workload
-from penstock.brokers import ApacheKafka, EmbeddedBroker, kafka_jars
+from penstock.brokers import ApacheKafka, EmbeddedBroker
 from penstock.settings_sections import KafkaSettings
 from producers.publisher import create_topics
 from schemas.codec import Codec
@@ -42,7 +39,6 @@ from stream_workers.replies import ReplyTopics
 from stream_workers.runs import Run
 from stream_workers.work import BulkPart
 
-ROWS: Final = 4096
 RECORDS: Final = 64
 POLL: Final = 8
 TOPICS: Final = Topics("stages.")
@@ -147,25 +143,7 @@ def _published(kafka: KafkaSettings, results: Sequence[Output], rows: int) -> fl
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run and print."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.stages_bulk", description=__doc__)
-    parser.add_argument("--broker", choices=["kafka", "embedded"], default="kafka")
-    parser.add_argument("--json", action="store_true")
-    options = parser.parse_args(arguments)
-    with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
-        jars = kafka_jars() if options.broker == "kafka" else None
-        made = ApacheKafka(folder / "kafka", jars=jars) if jars else EmbeddedBroker(log=folder / "broker.log")
-        with made as broker:
-            stages = measure(broker, folder)
-    total = {way: sum(one.get(way, one["now"]) for one in stages.values()) for way in ("now", "before")}
-    if options.json:
-        document = {"rows": ROWS, "microseconds_per_row": stages, "total": total}
-        sys.stdout.write(json.dumps(document, indent=2) + "\n")
-        return 0
-    for stage, one in [*stages.items(), ("all", total)]:
-        before = f"{one['before']:9.4f}" if "before" in one else ""
-        sys.stdout.write(f"{stage:<20}{one['now']:9.4f}{before}\n")
-    return 0
+    return run("stages_bulk", __doc__, "before", measure, arguments)
 
 
 if __name__ == "__main__":

@@ -148,7 +148,7 @@ class Device:
     def let_gather(self, seconds: float = GATHER_SECONDS) -> None:
         """Wait, up to `seconds`, while nothing but requests runs in all places and no run is about to end.
 
-        What comes meanwhile could not be run sooner, and a poll of one record costs as much as one of thirty. Bulk
+        What comes meanwhile could not be run sooner, and a poll has a price however few records it finds. Bulk
         gives way to a request between two runs, so that beside it each is to be seen at once.
         """
         with self._lock:

@@ -24,7 +24,7 @@ log = logging.getLogger(__name__)
 # Full for longer than this, the partitions are paused, so that polls and with them rebalances go on.
 PAUSE_SECONDS: Final = 3.0
 FULL_WAIT_SECONDS: Final = 0.02
-# A poll of fewer records costs as much as one of so many.
+# A poll that found so many is worth what it costs, and a backlog must not wait.
 FEW: Final = 30
 POLL_SECONDS: Final = 0.05
 LAG_SECONDS: Final = 5.0
