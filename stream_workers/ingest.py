@@ -362,7 +362,10 @@ class Ingest:
             self._buffers.pop(place, None)
             self._preparing.pop(place, None)
             self._settled.pop(place, None)
-        self._paused -= places
+        if paused := self._paused & places:
+            # librdkafka keeps a pause from one assignment to the next: should they come back, they are to be read.
+            self._consumer.resume([TopicPartition(*place) for place in paused])
+            self._paused -= paused
         self._metrics.assigned(set(self._buffers))
 
 

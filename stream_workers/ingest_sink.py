@@ -181,4 +181,6 @@ class Writer:
             else:
                 self.trouble = ""
                 return result
+        # Nobody waits for it any more, so nothing that is tried again will tell when the trouble is over.
+        self.trouble = ""
         return None

@@ -17,11 +17,13 @@ from prediction_batches import NOON, batch
 from waiting import until
 
 from analytics.migrate import migrate
-from analytics.warehouse import Warehouse
+from analytics.warehouse import Warehouse, WarehouseUnavailableError
 from penstock.brokers import EmbeddedBroker, LocalBroker
 from schemas.records import BatchSummary, Control, Outcome
 from schemas.topics import Topics
+from stream_workers.ingest_blocks import Block
 from stream_workers.ingest_sink import WarehouseSink
+from stream_workers.ops_health import Health
 
 pytestmark = [pytest.mark.kafka]
 
@@ -99,6 +101,39 @@ def test_members_that_join_and_leave_lose_nothing_and_double_nothing(
         until(lambda: count(warehouse) >= 1560, 60, "the one that stayed did not take over")
     assert count(warehouse) == 1560
     assert warehouse.query("SELECT sum(duplicated_rows), count() FROM prediction_fates").rows == ((0, 1560),)
+
+
+class AwaySink(WarehouseSink):
+    """One whose ClickHouse can be away."""
+
+    def __init__(self, warehouse: Warehouse) -> None:
+        super().__init__(warehouse)
+        self.is_away = False
+
+    def write(self, block: Block, *, suspect: bool) -> None:
+        if self.is_away:
+            raise WarehouseUnavailableError("it is away")
+        super().write(block, suspect=suspect)
+
+
+def test_partitions_that_were_given_back_while_paused_are_read_when_they_come_back(
+    broker: LocalBroker, topics: Topics, warehouse: Warehouse
+) -> None:
+    sink, health = AwaySink(warehouse.another()), Health()
+    with ingesting(broker.address, topics, sink, rows=20, health=health):
+        send(broker.address, topics.predictions, [batch(number) for number in range(40)])
+        until(lambda: count(warehouse) == 120, 40, "nothing arrived")
+        sink.is_away = True
+        send(broker.address, topics.predictions, [batch(number) for number in range(40, 80)])
+        until(lambda: not health.ready()[0], 20, "nothing is paused")
+        with ingesting(broker.address, topics, WarehouseSink(warehouse.another()), rows=20):
+            until(lambda: count(warehouse) > 120, 60, "the second took nothing over")
+            sink.is_away = False
+            until(lambda: count(warehouse) == 240, 60, "the two did not get through")
+            until(lambda: health.ready()[0], 20, "the first is still paused")
+        send(broker.address, topics.predictions, [batch(number) for number in range(80, 120)])
+        until(lambda: count(warehouse) >= 360, 60, "what came back is not read")
+    assert warehouse.query("SELECT sum(duplicated_rows), count() FROM prediction_fates").rows == ((0, 360),)
 
 
 def test_a_topic_made_anew_is_another_log(embedded_broker: EmbeddedBroker, warehouse: Warehouse) -> None:
