@@ -19,7 +19,7 @@ from models.batching import BatchLimits
 from models.registry import ModelStore, Registry
 from models.rollout import Guard, Rollout, steps_of
 from models.signature import Score, Signature, TensorSpec
-from penstock.brokers import LocalBroker
+from penstock.brokers import EmbeddedBroker, LocalBroker
 from penstock.live_rollouts import LiveRollouts, Terms
 from penstock.settings import KafkaSettings
 from producers.control import ControlTopic
@@ -194,7 +194,8 @@ class Load:
     def answers(self) -> list[tuple[float, str, Answer]]:
         """The first answer to each request, in the order in which they were sent: when, to whom, what."""
         scene = self._world.scene
-        scene.answers_to_all([one for _, one in self.sent], 30)
+        embedded = isinstance(scene.broker, EmbeddedBroker)
+        scene.answers_to_all([one for _, one in self.sent], 30, may_pass_over=embedded)
         return [(at, one.user_id, scene.answers[one.request_id][0]) for at, one in self.sent]
 
     def versions(self) -> dict[str, list[str]]:

@@ -19,7 +19,7 @@ import numpy as np
 from confluent_kafka import OFFSET_BEGINNING, Consumer, Message, Producer, TopicPartition
 from service_process import ServiceProcess
 
-from penstock.brokers import EmbeddedBroker, LocalBroker, free_port
+from penstock.brokers import LocalBroker, free_port
 from penstock.child import spawn
 from schemas.codec import Codec
 from schemas.codes import CODES, Code
@@ -263,33 +263,26 @@ class Scene:
             assert {(fate.code, fate.message, fate.degraded) for fate in self.fates[one]} == {said}
         return [self.answers[one][0] for one in ids]
 
-    def answers_to_all(self, requests: Sequence[ScoreRequest], seconds: float = 60) -> None:
-        """Wait for an answer and a fate of each.
+    def answers_to_all(
+        self, requests: Sequence[ScoreRequest], seconds: float = 60, *, may_pass_over: bool = False
+    ) -> None:
+        """Wait for an answer and a fate of each; a failure says whether what did not come stands on the topics.
 
-        The embedded broker's reader may pass over a record where two workers write to one partition: what has not come
-        from it is looked for on the topics.
+        `may_pass_over`: take it from there, for readers have passed over records of the embedded broker.
         """
         ids = [one.request_id for one in requests]
         try:
             self.wait("all answers", lambda: all(one in self.answers and one in self.fates for one in ids), seconds)
-        except AssertionError:
-            if not isinstance(self.broker, EmbeddedBroker):
-                raise
-            self._find_passed_over(ids)
-
-    def _find_passed_over(self, ids: Sequence[str]) -> None:
-        answers, fates = self.read_again()
-        unanswered = [one for one in ids if one not in self.answers and one not in answers]
-        without_fate = [one for one in ids if one not in self.fates and one not in fates]
-        assert not unanswered + without_fate, (
-            f"of {len(ids)} requests {len(unanswered)} have no answer, as {unanswered[:9]}, and {len(without_fate)} "
-            f"no fate, as {without_fate[:9]}; the workers' logs: {self._tails()}"
-        )
-        for one in ids:
-            if one not in self.answers or one not in self.fates:
-                print(f"{one} was passed over")
-                self.answers[one] = self.answers[one] or answers[one]
-                self.fates[one] = self.fates[one] or fates[one]
+        except AssertionError as error:
+            late = [one for one in ids if one not in self.answers or one not in self.fates]
+            answers, fates = self.read_again()
+            gone = [one for one in late if one not in answers or one not in fates]
+            if gone or not may_pass_over:
+                told = f"{len(late)} did not come, {len(gone)} of them are not on the topics, as {gone[:9]}; {error}"
+                raise AssertionError(told) from error
+            print(f"passed over and read again: {late}")
+            self.answers.update({one: answers[one] for one in late if one not in self.answers})
+            self.fates.update({one: fates[one] for one in late if one not in self.fates})
 
     def read_again(self) -> tuple[dict[str, list[Answer]], dict[str, list[Fate]]]:
         """Every reply to clients and every row of the prediction log that stands on its topic, from its beginning."""

@@ -148,5 +148,5 @@ def test_what_nobody_wants_any_more_is_given_up(how: str) -> None:
     assert job.future is not None
     job.future.result(10)
     writer.stop()
-    # Whoever pauses while there is trouble would otherwise pause until something else is written: what is paused.
+    # Ingest reads nothing while there is trouble, so with nothing left to write it would never end.
     assert (job.written, writer.trouble) == ([], "")
