@@ -7,12 +7,15 @@ import json
 import socket
 import threading
 from collections.abc import Iterator
+from contextlib import ExitStack
+from datetime import timedelta
 from http.server import BaseHTTPRequestHandler, HTTPServer
 
 import httpx
 import pytest
 from prometheus_client import CollectorRegistry, Counter
 from typer.testing import CliRunner
+from waiting import until
 
 from analytics.readonly import QueryLimits, ReadOnlySql
 from analytics.warehouse import Warehouse, WarehouseError, WarehouseUnavailableError
@@ -110,24 +113,40 @@ def test_a_query_that_took_too_long_leaves_nothing_in_the_next_answer(warehouse:
 def test_a_query_whose_asker_goes_away_is_broken_off_and_holds_up_nobody(
     server: AppServer, warehouse: Warehouse
 ) -> None:
-    asked = httpx.Client(timeout=60)
-    # Both sessions are taken; nobody reads the answers.
-    sockets = [socket.create_connection(("127.0.0.1", server.port)) for _ in range(2)]
-    for one in sockets:
-        request = f"POST /sql HTTP/1.1\r\nHost: x\r\nContent-Length: {len(ENDLESS)}\r\n\r\n{ENDLESS}"
-        one.sendall(request.encode())
-    while warehouse.query(RUNNING).scalar() != 2:
-        pass
-    busy = asked.post(f"{server.url}/sql", content="SELECT 1")
-    assert (busy.status_code, "2 questions are being answered" in busy.json()["error"]) == (503, True)
-    assert asked.get(f"{server.url}/healthz").status_code == 200
-    for one in sockets:
-        one.close()
-    while warehouse.query(RUNNING).scalar() != 0:
-        pass
-    for _ in range(3):
-        assert asked.post(f"{server.url}/sql?format=csv", content="SELECT 1 AS one").text == '"one"\n1\n'
-    asked.close()
+    request = f"POST /sql HTTP/1.1\r\nHost: x\r\nContent-Length: {len(ENDLESS)}\r\n\r\n{ENDLESS}".encode()
+
+    def running() -> int:
+        return int(warehouse.query(RUNNING).scalar())
+
+    with httpx.Client(timeout=60) as asked:
+
+        def free() -> bool:
+            """A session comes back a little after its query has ended; until then one is told to ask again."""
+            return asked.post(f"{server.url}/sql", content="SELECT 1").status_code != 503
+
+        # Both sessions are taken; nobody reads the answers.
+        with ExitStack() as askers:
+            for _ in range(2):
+                askers.enter_context(socket.create_connection(("127.0.0.1", server.port))).sendall(request)
+            until(lambda: running() == 2, 30, "both queries do not run")
+            busy = asked.post(f"{server.url}/sql", content="SELECT 1")
+            assert (busy.status_code, "2 questions are being answered" in busy.json()["error"]) == (503, True)
+            assert asked.get(f"{server.url}/healthz").status_code == 200
+        until(lambda: running() == 0, 30, "queries nobody waits for go on")
+        until(free, 30, "no session is back")
+        with socket.create_connection(("127.0.0.1", server.port)) as asker:
+            asker.sendall(request)
+            until(lambda: running() == 1, 30, "it does not run")
+            until(free, 30, "the other session is not back")
+            for _ in range(3):
+                assert asked.post(f"{server.url}/sql?format=csv", content="SELECT 1 AS one").text == '"one"\n1\n'
+
+
+def test_a_kept_connection_does_not_wait_for_acknowledgements(server: AppServer) -> None:
+    with httpx.Client() as asked:
+        took = [asked.get(f"{server.url}/healthz").elapsed for _ in range(20)]
+    # Linux acknowledges a connection's first packets at once and later ones after 40 ms.
+    assert min(took[10:]) < timedelta(milliseconds=30)
 
 
 def test_health_readiness_and_metrics_are_served(server: AppServer, health: Health) -> None:
