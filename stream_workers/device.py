@@ -18,6 +18,7 @@ such runs are taken and published together.
 from __future__ import annotations
 
 import logging
+import math
 import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
@@ -93,6 +94,8 @@ class Device:
         self._rows = {False: 0, True: 0}
         self._share = Share(bulk_share)
         self._bulk_slice = bulk_slice
+        # When the last request came, by the steady clock; bulk does not count.
+        self.asked_at = -math.inf
         self._stopping = False
         self._failure: BaseException | None = None
         self._threads: list[threading.Thread] = []
@@ -135,6 +138,8 @@ class Device:
             self._ladders.meet(model)
         with self._wake:
             now = monotonic()
+            if not key.bulk:
+                self.asked_at = now
             lane = self._lanes.get(key)
             if lane is None:
                 self._drop(lambda one: now - one.used > IDLE_SECONDS)

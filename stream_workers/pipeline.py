@@ -80,10 +80,10 @@ class Pipeline:
         health: Health,
         metrics: WorkerMetrics,
         on_assigned: Callable[[], None] = lambda: None,
-        let_gather: Callable[[], None] = lambda: None,
+        between_polls: Callable[[], None] = lambda: None,
     ) -> None:
-        """`held_back`: whether too much is under way to take more. `let_gather`: called after a poll of a few records,
-        to wait for milliseconds where more of them at once do as well.
+        """`held_back`: whether too much is under way to take more. `between_polls`: called after a poll of a few
+        records, to wait for milliseconds where more of them at once do as well, or where others are to go first.
 
         `on_assigned` is called when partitions came, before anything of them is read; it must not take long.
         """
@@ -98,7 +98,7 @@ class Pipeline:
         self._health = health
         self._metrics = metrics
         self._on_assigned = on_assigned
-        self._let_gather = let_gather
+        self._between_polls = between_polls
         self._paused: bool | None = False
         self._room = Room()
         self._failure: BaseException | None = None
@@ -140,7 +140,7 @@ class Pipeline:
                 if messages and not self._ledger.halted:
                     self._take(messages)
                     if len(messages) < FEW:
-                        self._let_gather()
+                        self._between_polls()
                 self._tell_lag()
             if not committer.drain(DRAIN_SECONDS, self._errands.run):
                 log.warning("%s: what was in flight is left to be done again", self._name)

@@ -36,6 +36,7 @@ from stream_workers.control import ControlFollower, ControlState
 from stream_workers.dead_letters import DeadLetters
 from stream_workers.device import Device
 from stream_workers.errands import Errands
+from stream_workers.giving_way import GivingWay
 from stream_workers.handover import Handover
 from stream_workers.intake import RequestIntake
 from stream_workers.ledger import Ledger
@@ -330,7 +331,7 @@ class ScoringWorker:
             health=self._health,
             metrics=self._metrics,
             on_assigned=(lambda: None) if bulk else self._catch_up,
-            let_gather=(lambda: None) if bulk else self._device.let_gather,
+            between_polls=GivingWay(lambda: self._device.asked_at) if bulk else self._device.let_gather,
         )
         committer = Committer(
             ledger,

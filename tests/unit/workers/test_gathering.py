@@ -180,7 +180,7 @@ def test_a_poll_of_many_records_or_of_none_is_followed_by_the_next_at_once() -> 
     pipeline = Pipeline(
         "requests", consumer, ["t"], Ledger(), lambda taken: calls.append(f"take {len(taken)}"), Errands(),
         max_poll=99, held_back=lambda: False, health=Health(), metrics=WorkerMetrics(new_registry(), "w"),
-        let_gather=lambda: calls.append("gather"),
+        between_polls=lambda: calls.append("gather"),
     )  # fmt: skip
     pipeline.run(stop, NoCommits())  # type: ignore[arg-type]
     assert calls == ["take 1", "gather", f"take {FEW - 1}", "gather", f"take {FEW}", "take 2", "gather"]
