@@ -22,7 +22,7 @@ from typing import Final, Self
 from confluent_kafka import KafkaError, KafkaException, Message
 from opentelemetry import propagate, trace
 
-from producers.correlation import Correlation, Counts, Pending, Slots
+from producers.correlation import Correlation, Counts, Envelope, Pending, Slots
 from producers.errors import (
     BrokerUnavailableError,
     ClientClosedError,
@@ -140,7 +140,7 @@ class ScoringClient:
                 self._table.expire(pending.request_id)
         finally:
             self._slots.release()
-        return score_of(question, reply)
+        return self._read(question, reply)
 
     def score_sync(
         self,
@@ -179,7 +179,7 @@ class ScoringClient:
                 self._table.expire(pending.request_id)
         finally:
             self._slots.release()
-        return score_of(question, reply)
+        return self._read(question, reply)
 
     def open(self) -> Self:
         """Connect now, not with the first request. Raises `BrokerUnavailableError` within `connect_timeout` seconds."""
@@ -278,7 +278,7 @@ class ScoringClient:
         except TimeoutError:
             raise (self._no_broker if future is self._opened else self._no_turn)(question) from None
 
-    def _missed(self, question: Question, pending: Pending) -> ScoreReply:
+    def _missed(self, question: Question, pending: Pending) -> Envelope:
         """Nothing came in time. The answer after all, if it came this very moment; else raises why it did not."""
         publisher = self._publisher
         if publisher is not None:
@@ -368,9 +368,23 @@ class ScoringClient:
         if self._table.is_foreign(value):
             return
         try:
-            reply = self._codec.decode(ScoreReply, value)
+            request_id = self._codec.reply_id(value)
+            if request_id not in self._table:
+                self._codec.decode(ScoreReply, value)  # nobody will open it: it is late, a second one, or no answer
         except DecodeError as error:
-            self._table.unreadable()
-            LOG.warning("an answer could not be read: %s", error)
+            self._unreadable(error)
             return
-        self._table.answer(reply)
+        self._table.answer(Envelope(request_id, value))
+
+    def _read(self, question: Question, envelope: Envelope) -> Score:
+        try:
+            reply = self._codec.decode(ScoreReply, envelope.value)
+        except DecodeError as error:
+            self._unreadable(error)
+            about = {"model": question.model, "request_id": envelope.request_id}
+            raise InternalError(f"the answer cannot be read: {error}", **about) from None
+        return score_of(question, reply)
+
+    def _unreadable(self, error: DecodeError) -> None:
+        self._table.unreadable()
+        LOG.warning("an answer could not be read: %s", error)

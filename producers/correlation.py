@@ -9,7 +9,6 @@ from dataclasses import dataclass, field
 from itertools import count
 
 from producers.errors import ScoringError
-from schemas.records import ScoreReply
 
 REMEMBERED = 10_000
 
@@ -30,13 +29,21 @@ class Counts:
     unreadable: int = 0
 
 
+@dataclass(frozen=True, slots=True)
+class Envelope:
+    """An answer as it came. Whoever waits for it opens it: many come at once, and each would wait for all."""
+
+    request_id: str
+    value: bytes
+
+
 @dataclass(slots=True)
 class Pending:
     """A request without an answer yet. `delivered` says whether Kafka has it."""
 
     request_id: str
     model: str
-    future: Future[ScoreReply] = field(default_factory=Future)
+    future: Future[Envelope] = field(default_factory=Future)
     delivered: bool = False
 
 
@@ -55,6 +62,9 @@ class Correlation:
         self._expired: OrderedDict[str, None] = OrderedDict()
         self._closed: ScoringError | None = None
         self._tally = dict.fromkeys(Counts.__dataclass_fields__, 0)
+
+    def __contains__(self, request_id: str) -> bool:
+        return request_id in self._pending
 
     def __len__(self) -> int:
         return len(self._pending)
@@ -93,8 +103,8 @@ class Correlation:
         with self._lock:
             self._tally["unreadable"] += 1
 
-    def answer(self, reply: ScoreReply) -> bool:
-        """Hand a reply to whoever waits for it. False, and counted, where nobody does: late or a second one."""
+    def answer(self, reply: Envelope) -> bool:
+        """Hand an answer to whoever waits for it. False, and counted, where nobody does: late or a second one."""
         with self._lock:
             one = self._pending.pop(reply.request_id, None)
             if one is None:
@@ -186,7 +196,7 @@ class Slots:
         turn.set_result(None)
 
 
-def _settle(future: Future[ScoreReply], outcome: ScoreReply | ScoringError) -> None:
+def _settle(future: Future[Envelope], outcome: Envelope | ScoringError) -> None:
     # A waiter that was cancelled has cancelled its future: there is nobody left to tell.
     try:
         if isinstance(outcome, ScoringError):

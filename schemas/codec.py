@@ -15,8 +15,8 @@ from fastavro.schema import fingerprint, to_parsing_canonical_form
 
 from schemas.codes import Code
 from schemas.framing import Framing, SchemaId, SingleObjectFraming, UnknownSchemaError
-from schemas.records import RECORDS, Column, Record, RowError, ScoreBatch, StringColumn, Tensor
-from schemas.views import reader_of
+from schemas.records import RECORDS, Column, Record, RowError, ScoreBatch, ScoreReply, StringColumn, Tensor
+from schemas.views import read_string, reader_of
 
 R = TypeVar("R", bound=Record)
 Schema = dict[str, Any]
@@ -150,6 +150,19 @@ class Codec:
         if stream.tell() != len(data):
             raise DecodeError("NOT_AVRO", f"{len(data) - stream.tell()} bytes left over after a {name}")
         return cast(R, result)
+
+    def reply_id(self, data: bytes) -> str:
+        """Whose answer a framed ScoreReply is: its `request_id`, which comes first; the rest may be corrupt.
+
+        A reply in another release's schema is decoded for it. Raises as `decode`.
+        """
+        try:
+            schema_id, at = self.framing.read(data)
+            if schema_id == self._ids[ScoreReply.__name__]:
+                return read_string(data, at)[0]
+        except (ValueError, IndexError):
+            pass  # `decode` says what is wrong, in the words it has for it
+        return self.decode(ScoreReply, data).request_id
 
     def decode_batch(self, data: bytes | None) -> ScoreBatch:
         """`decode` of a ScoreBatch; the data of its tensors may be views of `data`, and is not copied. Raises as there.

@@ -101,7 +101,8 @@ def _span(data: bytes, at: int) -> tuple[int, int]:
     return at, end
 
 
-def _string(data: bytes, at: int) -> tuple[str, int]:
+def read_string(data: bytes, at: int) -> tuple[str, int]:
+    """A string that begins at `at`, and where it ends. Raises ValueError or IndexError where there is none."""
     at, end = _span(data, at)
     return str(data[at:end], "utf-8"), end
 
@@ -111,4 +112,4 @@ def _bytes(data: bytes, at: int) -> tuple[bytes | memoryview, int]:
     return (data[at:end] if end - at < LONG else memoryview(data)[at:end]), end
 
 
-_PRIMITIVE: Final[Mapping[str, Reader]] = {"long": _long, "int": _int, "string": _string, "bytes": _bytes}
+_PRIMITIVE: Final[Mapping[str, Reader]] = {"long": _long, "int": _int, "string": read_string, "bytes": _bytes}

@@ -61,3 +61,10 @@ class Processor:
                 },
             }
         return found
+
+
+def processor_seconds(pid: int) -> float:
+    """Processor seconds of a process so far: to the nanosecond where Linux tells its threads', else to 10 ms."""
+    fine = sum(worked for worked, _ in Processor.now({"": pid}).threads.values())
+    times = psutil.Process(pid).cpu_times()
+    return fine or float(times.user + times.system)

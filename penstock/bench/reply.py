@@ -53,19 +53,34 @@ async def paced(
         if not task.cancelled() and (failure := task.exception()) is not None:
             failures.append(failure)
 
-    # Python's collector would stop this process for 45 to 95 ms every three seconds, to walk all that is imported here.
-    gc.collect()
-    gc.freeze()
-    try:
+    def begin(number: int, due: float) -> None:
+        task = loop.create_task(one(number, due))
+        under_way.add(task)
+        task.add_done_callback(ended)
+        if number + 1 == count:
+            all_begun.set()
+
+    def keep_pace() -> None:
         start = time.perf_counter() + 0.05
         for number in range(count):
             due = start + number / rate
-            await asyncio.sleep(max(0.0, due - time.perf_counter()))
-            task = asyncio.create_task(one(number, due))
-            under_way.add(task)
-            task.add_done_callback(ended)
+            if over.wait(max(0.0, due - time.perf_counter())):
+                return
+            loop.call_soon_threadsafe(begin, number, due)
+
+    loop, all_begun, over = asyncio.get_running_loop(), asyncio.Event(), threading.Event()
+    # The event loop's own timers are rounded up to whole milliseconds, which nobody who is called asks for.
+    pace = threading.Thread(target=keep_pace, name="pace", daemon=True)
+    # Python's collector would stop this process for 45 to 95 ms every three seconds, to walk all that is imported here.
+    gc.collect()
+    gc.freeze()
+    pace.start()
+    try:
+        await all_begun.wait()
         await asyncio.gather(*under_way, return_exceptions=True)
     finally:
+        over.set()
+        pace.join()
         gc.unfreeze()
     if failures:
         raise failures[0]

@@ -23,6 +23,7 @@ from producers.errors import (
     BrokerUnavailableError,
     ClientClosedError,
     DeadlineExceededError,
+    InternalError,
     InvalidArgumentError,
     ScoringError,
     TooLargeError,
@@ -256,6 +257,36 @@ def test_an_unreadable_reply_is_counted_and_disturbs_nobody(
         producer.produce(scorer.topics.replies, bad, partition=seen.reply_partition)
     producer.flush(10)
     until(lambda: client.counts.unreadable == 1 and client.counts.foreign == 2, 10, lambda: str(client.counts))
+    assert score_value(client.score_sync("m", features={"a": 2})) == 2
+
+
+def test_an_answer_that_cannot_be_read_is_told_at_once_to_the_one_who_waits_for_it(
+    broker: LocalBroker, client: ScoringClient, scorer: Scorer
+) -> None:
+    client.open()
+    producer = Producer({"bootstrap.servers": broker.address})
+
+    def spoil(number: int) -> None:
+        until(lambda: len(scorer.seen) > number, 10, "the request is not under way")
+        seen = scorer.seen[number]
+        value = Codec().encode(ScoreReply(seen.request_id, Code.OK))
+        producer.produce(scorer.topics.replies, value[:-1], partition=seen.reply_partition)
+        assert producer.flush(10) == 0
+
+    scorer.behaviour.delay = 1.5
+    with ThreadPoolExecutor(1) as pool:
+        spoiling = pool.submit(spoil, 0)
+        with pytest.raises(InternalError, match="the answer cannot be read: ScoreReply ends before its last field"):
+            client.score_sync("m", features={"a": 1}, timeout=20)
+        spoiling.result()
+        spoiling = pool.submit(spoil, 1)
+        with pytest.raises(InternalError, match="the answer cannot be read"):
+            asyncio.run(client.score("m", features={"a": 1}, timeout=20))
+        spoiling.result()
+    # What was to be their answers comes too late, and the next is not disturbed.
+    until(lambda: client.counts.duplicate == 2, 10, lambda: str(client.counts))
+    assert client.counts.unreadable == 2
+    scorer.behaviour.delay = 0.0
     assert score_value(client.score_sync("m", features={"a": 2})) == 2
 
 

@@ -96,6 +96,30 @@ def test_every_earlier_version_and_this_read_each_other(record: type[Record]) ->
         read(text, schema_json(name), CODEC.encode(SAMPLES[record]))
 
 
+@settings(max_examples=60, deadline=None)
+@given(one=of(ScoreReply))
+def test_whose_answer_a_reply_is_can_be_read_without_the_rest_of_it(one: ScoreReply) -> None:
+    raw = CODEC.encode(one)
+    assert CODEC.reply_id(raw) == one.request_id
+    own = read(schema_json("ScoreReply"), schema_json("ScoreReply"), raw)
+    for text in schema_history("ScoreReply"):
+        assert CODEC.reply_id(write(text, own)) == one.request_id
+    newer = next_version("ScoreReply")
+    learned = Codec()
+    learned.learn(newer)
+    assert learned.reply_id(write(newer, {**own, "added_first": "x", "added_last": None})) == one.request_id
+
+
+@settings(max_examples=150, deadline=None)
+@given(st.binary(max_size=60), st.sampled_from([b"", MARKER, CODEC.header(ScoreReply), CODEC.header(RECORDS[0])]))
+def test_whose_answer_other_bytes_are_is_a_text_or_a_decode_error(raw: bytes, header: bytes) -> None:
+    try:
+        found = CODEC.reply_id(header + raw)
+    except DecodeError as error:
+        found = str(error)
+    assert "\n" not in found or "\n" in raw.decode("utf-8", "replace")
+
+
 @every_record
 def test_every_version_is_published_and_so_is_each_required_field(record: type[Record]) -> None:
     name = record.__name__
