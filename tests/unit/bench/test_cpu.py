@@ -9,7 +9,7 @@ import time
 
 import pytest
 
-from penstock.bench.cpu import Processor
+from penstock.bench.cpu import Processor, processor_seconds
 from stream_workers.threads import NamedThread
 
 
@@ -60,3 +60,11 @@ def test_a_thread_of_this_process_is_found_with_what_it_worked() -> None:
         thread.join(20)
     assert 0 < found["threads"]["spinning"]["worked"] < 20
     assert found["worked"] >= found["threads"]["spinning"]["worked"]
+
+
+def test_a_process_s_time_is_what_it_says_of_itself() -> None:
+    before, own = processor_seconds(os.getpid()), time.process_time()
+    while time.process_time() < own + 0.2:
+        pass
+    # Where only the system's ticks are to be had they are 10 ms.
+    assert processor_seconds(os.getpid()) - before == pytest.approx(time.process_time() - own, abs=0.05)
