@@ -6,7 +6,7 @@ from collections.abc import Callable
 from time import monotonic, sleep, thread_time
 from typing import Final
 
-# Three times what was worked: of a core a reader then takes a quarter, which is still more than a device on it can use.
+# A reader then takes a quarter of a core: a backlog then lasts 5% longer (docs/performance.md).
 RESTS: Final = 3.0
 # A rebalance and the errands of a commit wait for the reader, so no rest is longer.
 MOST_SECONDS: Final = 0.05
@@ -30,12 +30,12 @@ class GivingWay:
         self._clock = clock
         self._worked = worked
         self._rest = rest
-        self._rested_at = 0.0
+        self._worked_before = 0.0
 
     def __call__(self) -> None:
         """Rest for `RESTS` times what this thread worked since the last call, while requests are being asked."""
         worked = self._worked()
         if self._clock() - self._asked_at() < LATELY_SECONDS:
-            self._rest(min((worked - self._rested_at) * RESTS, MOST_SECONDS))
+            self._rest(min((worked - self._worked_before) * RESTS, MOST_SECONDS))
             worked = self._worked()
-        self._rested_at = worked
+        self._worked_before = worked
