@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from penstock.bench import in_flight
 from penstock.bench.bed import Bed
 from penstock.bench.campaign import Sizes, run_campaign, write
 from penstock.bench.candidates import BY_NAME, chosen
@@ -64,6 +65,26 @@ def test_penstock_and_straight_loops_are_timed_on_the_same_records(
     }
     written = write(document, tmp_path / "results", candidates)
     assert {path.suffix for path in written} == {".json", ".md", ".svg"}
+
+
+def test_rows_in_flight_are_compared_with_those_beside_them(
+    broker: LocalBroker, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(in_flight, "_MOST_TIMES", 2)
+    monkeypatch.setattr(in_flight, "_IDLE_SECONDS", 0.5)
+    monkeypatch.setattr(in_flight, "REFERENCE", 10_000)
+    sizes = (5_000, 10_000, 20_000)
+    said: list[str] = []
+    settings = settings_for(broker, monkeypatch, tmp_path)
+    with Bed(settings, broker.address, "mlp") as bed:
+        found = in_flight.run_in_flight(bed, sizes, 1, said.append)
+    assert found["reference"] == 10_000
+    assert found["ratios"]["10000"] == [1.0]
+    ratios = [found["ratios"][str(size)][0] for size in sizes]
+    (goal,) = found["goals"]
+    assert goal["measured"] == pytest.approx(max(ratios) / min(ratios) - 1, abs=0.002)
+    assert all(one > 0 for each in found["cpu_us_per_record"].values() for one in each)
+    assert len(said) == len(sizes)
 
 
 def test_a_peer_that_answers_differently_is_not_timed(

@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 import threading
 import time
+from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -15,10 +17,18 @@ from worker_pieces import requests
 
 from models.batching import BatchLimits
 from models.loading import LoadedModel
+from models.registry import ModelStore
+from schemas.codec import Codec
+from schemas.topics import Topics
 from stream_workers.giving_way import LATELY_SECONDS, MOST_SECONDS, RESTS, GivingWay
 from stream_workers.lanes import LaneKey
+from stream_workers.ops import Health, WorkerMetrics, new_registry
+from stream_workers.scoring import ScoringWorker
+from stream_workers.scoring_config import ScoringConfig
 
 __all__ = ["model"]
+# Seconds of the processor.
+SPELL = 0.01
 
 
 class World:
@@ -39,6 +49,27 @@ class World:
         self.now += seconds
         self.worked += seconds
         self.giving_way()
+
+
+def rests_of(between_polls: Callable[[], None]) -> list[float]:
+    """Seconds that it takes, called three times by a thread that has worked for `SPELL` before each."""
+    took = []
+
+    def read() -> None:
+        between_polls()
+        for _ in range(3):
+            end = time.thread_time() + SPELL
+            while time.thread_time() < end:
+                pass
+            began = time.monotonic()
+            between_polls()
+            took.append(time.monotonic() - began)
+
+    thread = threading.Thread(target=read)
+    thread.start()
+    thread.join(20)
+    assert len(took) == 3
+    return took
 
 
 @given(st.lists(st.floats(1e-6, MOST_SECONDS / RESTS), min_size=1, max_size=30))
@@ -72,23 +103,7 @@ def test_a_rest_is_short_however_much_was_worked() -> None:
 
 
 def test_a_real_thread_rests_for_what_it_worked_itself() -> None:
-    giving_way, took = GivingWay(time.monotonic), []
-
-    def read() -> None:
-        giving_way()
-        for _ in range(3):
-            end = time.thread_time() + 0.01
-            while time.thread_time() < end:
-                pass
-            began = time.monotonic()
-            giving_way()
-            took.append(time.monotonic() - began)
-
-    thread = threading.Thread(target=read)
-    thread.start()
-    thread.join(20)
-    assert len(took) == 3
-    assert min(took) >= 0.01 * RESTS
+    assert min(rests_of(GivingWay(time.monotonic))) >= SPELL * RESTS
 
 
 def test_the_device_knows_when_a_request_came_and_bulk_is_none(model: LoadedModel) -> None:
@@ -102,3 +117,31 @@ def test_the_device_knows_when_a_request_came_and_bulk_is_none(model: LoadedMode
     with running(model, expected=LONG) as (device, _):
         assert device.asked_at <= time.monotonic()
         assert device.asked_at > before
+
+
+def test_a_workers_bulk_reader_rests_for_the_requests_of_its_device(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Kept:
+        """A pipeline that is not run."""
+
+        def __init__(self, *_: object, between_polls: Callable[[], None], **__: object) -> None:
+            self.between_polls = between_polls
+
+        def committed(self, *_: object) -> None: ...
+
+        commit_failed = committed
+
+    def properties(group: str = "", **over: object) -> dict[str, object]:
+        own = {"bootstrap.servers": "127.0.0.1:1", "log_level": 0, **over}
+        return {**own, "group.id": group} if group else own
+
+    monkeypatch.setattr("stream_workers.scoring.Pipeline", Kept)
+    config = ScoringConfig("w", properties, properties, properties, Topics(), device="cpu", delivery="at-least-once")
+    metrics = WorkerMetrics(new_registry(), "w")
+    worker = ScoringWorker(config, Codec(), ModelStore(tmp_path), metrics, Health())
+    pipeline, _ = worker._bulk_pipeline()
+    worker._device.asked_at = math.inf
+    assert min(rests_of(pipeline.between_polls)) >= SPELL * RESTS
+    worker._device.asked_at = -math.inf
+    assert min(rests_of(pipeline.between_polls)) < SPELL * RESTS
