@@ -142,7 +142,7 @@ def run_in_flight(bed: Bed, sizes: Sequence[int], rounds: int, say: Say) -> dict
             f"{backlogs.idle * 1e3:.1f} ms a second.",
         ],
         "goals": [goal.to_json()],
-        "doubts": doubts(**{f"ratio of {size:,} rows": Spread(tuple(ratios[size])) for size in others}),
+        "doubts": doubts(**{f"ratio of {size:,} rows": Spread(tuple(ratios[size])) for size in sizes}),
     }
 
 
