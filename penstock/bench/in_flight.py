@@ -1,7 +1,7 @@
 """What a record costs as more of them wait: the same worker on backlogs of 10^4 to 10^7 rows.
 
-A shared machine is a seventh slower in one minute than in the next, and a backlog of 10^7 takes minutes. So each turn
-of a size is compared with backlogs of `REFERENCE` rows just before and just after it.
+A shared machine may be a seventh slower in one minute than in the next, and a round takes minutes. So each turn of a
+size is compared with backlogs of `REFERENCE` rows just before and just after it.
 """
 
 from __future__ import annotations
