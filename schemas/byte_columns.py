@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from itertools import pairwise
+from itertools import accumulate, pairwise
 from typing import Any, Self, overload
 
 import numpy as np
@@ -29,8 +29,7 @@ class BytesColumn(Sequence[bytes]):
     def of(cls, strings: Iterable[bytes]) -> Self:
         """Of separate strings."""
         each = [*strings]
-        bounds = np.zeros(len(each) + 1, np.int64)
-        np.cumsum(np.fromiter(map(len, each), np.int64, len(each)), out=bounds[1:])
+        bounds = np.fromiter(accumulate(map(len, each), initial=0), np.int64, len(each) + 1)
         return cls(b"".join(each), bounds)
 
     @classmethod

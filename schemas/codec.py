@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import io
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import fields
 from functools import cache
 from importlib.resources import files
+from operator import attrgetter
 from typing import Any, Final, TypeVar, cast
 
 import fastavro
@@ -15,13 +16,26 @@ from fastavro.schema import fingerprint, to_parsing_canonical_form
 
 from schemas.codes import Code
 from schemas.framing import Framing, SchemaId, SingleObjectFraming, UnknownSchemaError
-from schemas.records import RECORDS, Column, Record, RowError, ScoreBatch, ScoreReply, StringColumn, Tensor
+from schemas.records import (
+    RECORDS,
+    Alert,
+    BatchSummary,
+    Column,
+    DeadLetter,
+    PredictionBatch,
+    Record,
+    RowError,
+    ScoreBatch,
+    ScoreReply,
+    ScoreRequest,
+    StringColumn,
+    Tensor,
+)
 from schemas.views import read_string, reader_of
 
 R = TypeVar("R", bound=Record)
 Schema = dict[str, Any]
 NAMESPACE: Final = "penstock.v1."
-_PLAIN: Final = frozenset({str, bytes, int, float})
 
 
 class DecodeError(ValueError):
@@ -237,24 +251,35 @@ def _has_weightless_items(schema: Any) -> bool:
     )
 
 
-_FIELDS: Final = {kind: tuple(one.name for one in fields(kind)) for kind in (*RECORDS, Tensor, Column, RowError)}
+def _getter(kind: type[Any]) -> Callable[[Any], tuple[Any, ...]]:
+    return cast("Callable[[Any], tuple[Any, ...]]", attrgetter(*(one.name for one in fields(kind))))
+
+
+# The fields of a record in one call: to read them one by one costs as much as to write them.
+_FIELDS: Final = {
+    kind: (tuple(one.name for one in fields(kind)), _getter(kind)) for kind in (*RECORDS, Tensor, Column, RowError)
+}
 
 
 def _to_dict(record: Any) -> dict[str, Any]:
-    out: dict[str, Any] = {}
-    for name in _FIELDS[type(record)]:
-        value = getattr(record, name)
-        # Most fields are plain, and to ask what else a value is costs more than to write it.
-        if type(value) not in _PLAIN:
-            if isinstance(value, tuple) and value and isinstance(value[0], Tensor | Column | RowError):
-                value = [_to_dict(item) for item in value]
-            elif isinstance(value, StringColumn):
-                value = {"offsets": value.offsets, "data": value.data}
-            elif isinstance(value, Mapping):
-                # The schemas' unions of numbers have no boolean branch; a yes or no is 1 or 0.
-                value = {key: float(item) if isinstance(item, bool) else item for key, item in value.items()}
-        out[name] = value
-    return out
+    names, get = _FIELDS[type(record)]
+    values = dict(zip(names, get(record), strict=True))
+    for name, function in _LOWER.get(type(record), {}).items():
+        values[name] = function(values[name])
+    return values
+
+
+def _dicts(items: Sequence[Any]) -> list[dict[str, Any]]:
+    return [_to_dict(one) for one in items]
+
+
+def _string_dict(column: StringColumn | None) -> dict[str, bytes] | None:
+    return None if column is None else {"offsets": column.offsets, "data": column.data}
+
+
+def _numbers(values: Mapping[str, Any]) -> dict[str, Any]:
+    # The schemas' unions of numbers have no boolean branch; a yes or no is 1 or 0.
+    return {key: float(one) if isinstance(one, bool) else one for key, one in values.items()}
 
 
 def _tensors(items: list[dict[str, Any]]) -> tuple[Tensor, ...]:
@@ -298,6 +323,25 @@ _CONVERT: Final[Mapping[str, Mapping[str, Callable[[Any], Any]]]] = {
         "outputs": _columns,
     },
     "BatchSummary": {"latency_histogram": tuple, "score_histogram": tuple, "feature_histograms": _histograms},
+}
+
+
+# What fastavro does not write as it is, by record and field.
+_LOWER: Final[Mapping[type[Any], Mapping[str, Callable[[Any], Any]]]] = {
+    ScoreRequest: {"inputs": _dicts, "features": _numbers},
+    ScoreBatch: {"inputs": _dicts, "columns": _dicts},
+    ScoreReply: {"outputs": _dicts, "row_errors": _dicts},
+    PredictionBatch: {
+        "request_ids": _string_dict,
+        "user_ids": _string_dict,
+        "messages": _string_dict,
+        "features": _dicts,
+        "outputs": _dicts,
+    },
+    Column: {"strings": _string_dict},
+    BatchSummary: {"errors": dict, "feature_histograms": dict},
+    DeadLetter: {"headers": dict},
+    Alert: {"labels": dict},
 }
 
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import lru_cache
 from itertools import chain
 from typing import Final
 
@@ -17,7 +18,7 @@ from schemas.byte_columns import BytesColumn, as_column
 from schemas.codec import Codec
 from schemas.codes import INDEX, Code
 from schemas.records import ScoreReply
-from schemas.tensors import DATATYPES, Array, to_tensor
+from schemas.tensors import DATATYPES, Array, datatype_of, to_tensor
 
 
 def varint(value: int) -> bytes:
@@ -38,6 +39,8 @@ def _text(value: str | bytes) -> bytes:
 
 # The end of the outputs, and no row errors.
 _END: Final = b"\0\0"
+# A matrix has a fixed cost, that of joining the parts of about this many replies.
+FEWEST: Final = 10
 _LENGTHS: Final = [varint(length) for length in range(256)]
 Ints = npt.NDArray[np.int64]
 
@@ -57,6 +60,25 @@ def varints(values: Ints) -> BytesColumn:
     octets = (groups & np.uint64(0x7F)).astype(np.uint8)
     octets[:, :-1] |= 0x80
     return BytesColumn.uniform(octets.tobytes(), len(values))
+
+
+@lru_cache(256)
+def _named(code: int, model: str, version: str, variant: str) -> bytes:
+    """A reply without a message, from `code` to `variant`."""
+    return varint(code) + _text("") + _text(model) + _text(version) + _text(variant)
+
+
+@lru_cache(256)
+def _described(name: str, datatype: str, shape: tuple[int, ...], size: int) -> bytes:
+    """An output up to its `size` bytes of data."""
+    extents = b"".join(map(varint, shape))
+    return _text(name) + _text(datatype) + varint(len(shape)) + extents + b"\0" + varint(size)
+
+
+def _cut(data: bytes, count: int) -> list[bytes]:
+    """`count` strings of one length that fill `data`."""
+    width = len(data) // max(count, 1)
+    return [data[at * width : (at + 1) * width] for at in range(count)]
 
 
 class ReplyEncoder:
@@ -86,32 +108,36 @@ class ReplyEncoder:
         if any(array.dtype.kind in "OUS" for array in outputs.values()):
             shared = ScoreReply("", Code.OK, "", model, version, variant, 0, replied_at, degraded=degraded)
             return self._encode_each(shared, request_ids, rows_each, outputs, received_at)
-        front = varint(INDEX[Code.OK]) + _text("") + _text(model) + _text(version) + _text(variant)
+        count = len(request_ids)
+        few = count < FEWEST
         # What differs between replies, each with what stands before it in all of them.
-        fields: list[tuple[bytes, BytesColumn]] = [(front, varints(received_at))]
+        fields: list[tuple[bytes, Sequence[bytes]]] = [
+            (
+                _named(INDEX[Code.OK], model, version, variant),
+                [*map(varint, received_at.tolist())] if few else varints(received_at),
+            )
+        ]
         front = varint(replied_at)
         if outputs:
             front += varint(len(outputs))
         for name, array in outputs.items():
-            sample = to_tensor(name, array[:rows_each])
-            wide = np.ascontiguousarray(array, DATATYPES[sample.datatype])
-            shape = b"".join([varint(extent) for extent in sample.shape])
-            front += _text(name) + _text(sample.datatype) + varint(len(sample.shape)) + shape + b"\0"
-            front += varint(len(sample.data))
-            fields.append((front, BytesColumn.uniform(wide.tobytes(), len(request_ids))))
+            datatype = datatype_of(array)
+            data = np.ascontiguousarray(array, DATATYPES[datatype]).tobytes()
+            front += _described(name, datatype, (rows_each, *array.shape[1:]), len(data) // max(count, 1))
+            fields.append((front, _cut(data, count) if few else BytesColumn.uniform(data, count)))
             front = b""
         back = front + _END + _text(degraded)
-        alike = self._encode_alike(request_ids, fields, back)
+        alike = None if few else self._encode_alike(request_ids, fields, back)
         if alike is not None:
             return alike
         middles = [middle for middle, _ in fields]
         return BytesColumn.of(
             b"".join([self._front(own), *chain.from_iterable(zip(middles, data, strict=True)), back])
-            for own, *data in zip(request_ids, *(column.tolist() for _, column in fields), strict=True)
+            for own, *data in zip(request_ids, *(column for _, column in fields), strict=True)
         )
 
     def _encode_alike(
-        self, request_ids: Sequence[bytes], fields: Sequence[tuple[bytes, BytesColumn]], back: bytes
+        self, request_ids: Sequence[bytes], fields: Sequence[tuple[bytes, Sequence[bytes]]], back: bytes
     ) -> BytesColumn | None:
         """Replies that are all of one length: a matrix whose rows differ in ids and fields only. None for others."""
         ids = as_column(request_ids).matrix()
@@ -121,7 +147,7 @@ class ReplyEncoder:
         line = bytearray(self._front(bytes(wide)))
         places = [(len(line) - wide, len(line), ids)]
         for middle, column in fields:
-            data = column.matrix()
+            data = as_column(column).matrix()
             if data is None:
                 return None
             line += middle

@@ -89,4 +89,6 @@ class Outlet(Generic[T]):
         finally:
             with self._changed:
                 self._busy = False
-                self._changed.notify_all()
+                # With nothing to do for it the thread is not woken: that costs as much as a tenth of a small batch.
+                if self._waiting or self._stopping or self.failure is not None:
+                    self._changed.notify_all()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Final
 
@@ -46,20 +46,19 @@ def log_record(
     first = pieces[0]
     each = [piece.rows_each if outputs else 1 for piece in pieces]
     rows = sum(piece.count * times for piece, times in zip(pieces, each, strict=True))
+    single = max(each) == 1
 
-    def spread(values: Callable[[Requests], Any], dtype: str) -> bytes:
-        columns = [
-            np.repeat(np.broadcast_to(np.asarray(values(piece)), piece.count), times)
-            for piece, times in zip(pieces, each, strict=True)
-        ]
+    def spread(columns: list[Array], dtype: str) -> bytes:
+        if not single:
+            columns = [np.repeat(column, times) for column, times in zip(columns, each, strict=True)]
         return np.concatenate(columns).astype(dtype, copy=False).tobytes()
 
-    def texts(values: Callable[[Requests], BytesColumn]) -> BytesColumn:
-        joined = BytesColumn.joined([values(piece) for piece in pieces])
-        if max(each) == 1:
-            return joined
-        times = np.repeat(each, [piece.count for piece in pieces])
-        return joined.take(np.repeat(np.arange(len(joined)), times))
+    def texts(columns: list[BytesColumn]) -> StringColumn:
+        joined = BytesColumn.joined(columns)
+        if not single:
+            times = np.repeat(each, [piece.count for piece in pieces])
+            joined = joined.take(np.repeat(np.arange(len(joined)), times))
+        return pack_strings(joined)
 
     return PredictionBatch(
         batch_id=batch_id,
@@ -72,15 +71,15 @@ def log_record(
         topic=first.topic,
         scored_at=scored_at,
         rows=rows,
-        request_ids=pack_strings(texts(lambda piece: piece.ids)),
-        user_ids=pack_strings(texts(lambda piece: piece.users)),
-        partitions=spread(lambda piece: piece.partitions, "<i4"),
-        offsets=spread(lambda piece: piece.offsets, "<i8"),
-        row_numbers=np.concatenate(
-            [np.tile(np.arange(times, dtype="<i4"), piece.count) for piece, times in zip(pieces, each, strict=True)]
-        ).tobytes(),
-        sent_at=spread(lambda piece: piece.sent_at, "<i8"),
-        received_at=spread(lambda piece: piece.received_at, "<i8"),
+        request_ids=texts([piece.ids for piece in pieces]),
+        user_ids=texts([piece.users for piece in pieces]),
+        partitions=spread([piece.partitions for piece in pieces], "<i4"),
+        offsets=spread([piece.offsets for piece in pieces], "<i8"),
+        row_numbers=b"".join(
+            [np.arange(times, dtype="<i4").tobytes() * piece.count for piece, times in zip(pieces, each, strict=True)]
+        ),
+        sent_at=spread([piece.sent_at for piece in pieces], "<i8"),
+        received_at=spread([piece.received_at for piece in pieces], "<i8"),
         codes=bytes([INDEX[code]]) * rows,
         messages=pack_strings(messages) if messages else StringColumn(bytes(4 * (rows + 1)), b""),
         scores=np.full(rows, np.nan).tobytes() if scores is None else scores.astype("<f8").tobytes(),

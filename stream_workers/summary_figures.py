@@ -10,11 +10,12 @@ from schemas.tensors import Array
 
 LATENCY_BUCKETS: Final = 18
 SCORE_BINS: Final = 20
+_LATENCY_ENDS: Final = 2.0 ** np.arange(LATENCY_BUCKETS - 1)
 
 
 def latency_histogram(milliseconds: Array, weights: Array) -> tuple[int, ...]:
     """Rows by latency: bucket i ends at 2^i ms, the last is open."""
-    places = np.ceil(np.log2(np.maximum(milliseconds, 1.0))).astype(np.int64).clip(0, LATENCY_BUCKETS - 1)
+    places = _LATENCY_ENDS.searchsorted(milliseconds)
     return tuple(np.bincount(places, weights, LATENCY_BUCKETS).astype(np.int64).tolist())
 
 
