@@ -1,7 +1,8 @@
 """Requests of a whole poll to arrays, without a Python object a field.
 
-All records' cursors advance together, one numpy step a field. Records in one poll mostly share everything but ids,
-times and tensor bytes, so the part after `reply_partition` is compared with that of one of them and sliced as a matrix.
+Where all records are of one layout (`schemas.request_layout`), they are read by it. Else all records' cursors advance
+together, one numpy step a field; the part after `reply_partition` is compared with that of some of them and sliced as a
+matrix.
 Whatever does not fit this (named features, BYTES tensors, other schema versions, corrupt bytes) goes through fastavro,
 record by record; a property test holds both paths equal.
 """
@@ -9,7 +10,6 @@ record by record; a property test holds both paths equal.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from typing import Any, Final
 
 import numpy as np
@@ -17,8 +17,9 @@ import numpy.typing as npt
 
 from schemas.byte_columns import BytesColumn
 from schemas.codec import Codec, DecodeError
-from schemas.records import FeatureValue, ScoreRequest, Tensor
-from schemas.tensors import BYTES, DATATYPES, Array
+from schemas.records import ScoreRequest, Tensor
+from schemas.request_layout import PAD, Layout, RequestGroup, Template, windows
+from schemas.tensors import BYTES
 
 Ints = npt.NDArray[np.int64]
 
@@ -28,30 +29,6 @@ MAX_TEMPLATES: Final = 8
 MAX_INDEXED: Final = 512
 # Reading all at once has a fixed cost, that of fastavro for about this many records.
 FEWEST: Final = 12
-# A varint of 64 bits has at most 10 bytes; reading past the last record must stay inside the buffer.
-_PAD: Final = bytes(32)
-
-
-@dataclass(frozen=True, slots=True)
-class RequestGroup:
-    """Requests of one poll that ask the same thing in the same form: n requests, each of the same tensors and shapes.
-
-    `index` [n]: positions in the poll. `tensors`: each holds all requests' data joined, its shape that of one request.
-    `features`: one mapping a request, where the group has no tensors.
-    """
-
-    index: Ints
-    model: str
-    version: str
-    experiment: str
-    reply_topic: str
-    request_ids: BytesColumn
-    user_ids: BytesColumn
-    sent_at: Ints
-    deadlines: Ints
-    reply_partitions: Ints
-    tensors: tuple[Tensor, ...] = ()
-    features: list[dict[str, FeatureValue]] = field(default_factory=list)
 
 
 def decode_requests(
@@ -132,12 +109,6 @@ class _Cursor:
         self.end = end
         self.good = np.ones(len(at), bool)
 
-    def windows(self, at: Ints, width: int) -> npt.NDArray[np.uint8]:
-        """The `width` bytes from each position on, [n, width]: copied a record at a time, not a byte at a time."""
-        kind = np.dtype((np.void, width))
-        whole: npt.NDArray[np.void] = np.ndarray((len(self.data) - width + 1,), kind, self.data, strides=(1,))
-        return whole[np.minimum(at, len(whole) - 1)].view(np.uint8).reshape(len(at), width)
-
     def long(self) -> Ints:
         """A zigzag varint (Avro int or long) of each record."""
         at = np.minimum(self.at, self.end)
@@ -146,7 +117,7 @@ class _Cursor:
             self.at = at + 1
             return (byte >> 1).astype(np.int64) ^ -(byte & 1).astype(np.int64)
         # Eight bytes at once: those up to the first without its top bit are the number, 7 bits each, lowest first.
-        word = self.windows(at, 8).reshape(-1).view("<u8")
+        word = windows(self.data, at, 8).reshape(-1).view("<u8")
         tops = ~word & np.uint64(0x8080808080808080)
         own = ((tops & -tops) << np.uint64(1)) - np.uint64(1)
         value: npt.NDArray[np.uint64] = word & own & np.uint64(0x7F7F7F7F7F7F7F7F)
@@ -186,15 +157,19 @@ class _Cursor:
 
 def _decode_fast(header: bytes, values: Sequence[bytes | None]) -> tuple[list[RequestGroup], list[int]]:
     filled = [value or b"" for value in values]
-    data = b"".join(filled) + _PAD
+    data = b"".join([*filled, PAD])
     lengths = np.fromiter(map(len, filled), np.int64, len(filled))
     end = np.cumsum(lengths)
     start = end - lengths
+    layout = Layout.of(header, filled[0])
+    alike = None if layout is None else layout.read(data, start, end)
+    if alike is not None:
+        return [alike], []
     cursor = _Cursor(data, start + len(header), end)
     cursor.good &= lengths > len(header)
     cursor.at = np.minimum(cursor.at, end)
     head = np.frombuffer(header, np.uint8)
-    cursor.good &= (cursor.windows(start, len(head)) == head).all(axis=1)
+    cursor.good &= (windows(cursor.data, start, len(head)) == head).all(axis=1)
 
     request_id = cursor.span()
     model = cursor.span()
@@ -213,12 +188,12 @@ def _decode_fast(header: bytes, values: Sequence[bytes | None]) -> tuple[list[Re
     for _ in range(MAX_TEMPLATES):
         if not left.size:
             break
-        template = _Template.of(data[cursor.at[left[0]] : end[left[0]]])
+        template = Template.of(data[cursor.at[left[0]] : end[left[0]]])
         if template is None:
             rest.append(int(left[0]))
             left = left[1:]
             continue
-        matrix, fits = template.match(cursor, cursor.at[left], end[left])
+        matrix, fits = template.match(data, cursor.at[left], end[left])
         rows, left = left[fits], left[~fits]
         for members in _same_words(cursor, rows, (model, version, experiment, reply_topic)):
             picked = rows[members]
@@ -269,95 +244,10 @@ def _same_words(cursor: _Cursor, rows: Ints, spans: Sequence[tuple[Ints, Ints]])
             break
         if width:
             reference = cursor.buffer[a[0] : b[0]]
-            same &= (cursor.windows(a, width) == reference).all(axis=1)
+            same &= (windows(cursor.data, a, width) == reference).all(axis=1)
     if same.all():
         return [np.arange(len(rows))]
     keys: dict[tuple[bytes, ...], list[int]] = {}
     for at, key in enumerate(zip(*(cursor.texts(span, rows) for span in spans), strict=True)):
         keys.setdefault(key, []).append(at)
     return [np.array(members, np.int64) for members in keys.values()]
-
-
-@dataclass(frozen=True, slots=True)
-class _Template:
-    """The tail of a record from `inputs` on: constant but for the tensors' data."""
-
-    raw: npt.NDArray[np.uint8]
-    constant: tuple[tuple[int, int], ...]
-    parts: tuple[tuple[str, str, tuple[int, ...], int, int], ...]
-
-    @classmethod
-    def of(cls, tail: bytes) -> _Template | None:
-        """The template of one record's tail; None where it is not one array block of plain tensors and no features."""
-        parts = []
-        constant = []
-        begin = 0
-        try:
-            count, at = _long(tail, 0)
-            if not 0 < count <= 64:
-                return None
-            for _ in range(count):
-                name, at = _raw(tail, at)
-                datatype, at = _raw(tail, at)
-                shape: list[int] = []
-                block, at = _long(tail, at)
-                if not 0 <= block <= 16:
-                    return None
-                for _ in range(block):
-                    extent, at = _long(tail, at)
-                    shape.append(extent)
-                if block:
-                    stop, at = _long(tail, at)
-                    if stop != 0:
-                        return None
-                data, end = _raw(tail, at)
-                if datatype.decode() not in DATATYPES:
-                    return None
-                constant.append((begin, end - len(data)))
-                begin = end
-                parts.append((name.decode(), datatype.decode(), tuple(shape), end - len(data), end))
-                at = end
-        except (IndexError, UnicodeDecodeError):
-            return None
-        if tail[at:] != b"\0\0":  # end of the inputs, no features
-            return None
-        return cls(np.frombuffer(tail, np.uint8), (*constant, (begin, len(tail))), tuple(parts))
-
-    def match(self, cursor: _Cursor, at: Ints, end: Ints) -> tuple[Array, npt.NDArray[np.bool_]]:
-        """The tails [k, bytes] that equal this one but for data, and which of the records they are."""
-        width = len(self.raw)
-        fits = (end - at) == width
-        rows = np.flatnonzero(fits)
-        matrix = cursor.windows(at[rows], width)
-        equal = np.ones(len(rows), bool)
-        for a, b in self.constant:
-            equal &= (matrix[:, a:b] == self.raw[a:b]).all(axis=1)
-        if not equal.all():
-            fits[rows[~equal]] = False
-            matrix = matrix[equal]
-        return matrix, fits
-
-    def tensors(self, matrix: Array) -> tuple[Tensor, ...]:
-        """Each tensor with the data of all records of the matrix joined."""
-        return tuple(Tensor(name, kind, shape, matrix[:, a:b].tobytes()) for name, kind, shape, a, b in self.parts)
-
-
-def _long(data: bytes, at: int) -> tuple[int, int]:
-    value = shift = 0
-    while True:
-        byte = data[at]
-        at += 1
-        value |= (byte & 0x7F) << shift
-        shift += 7
-        if byte < 0x80:
-            value &= 0xFFFF_FFFF_FFFF_FFFF
-            return (value >> 1) ^ -(value & 1), at
-        if shift > 63:
-            raise IndexError
-
-
-def _raw(data: bytes, at: int) -> tuple[bytes, int]:
-    length, at = _long(data, at)
-    if length < 0 or at + length > len(data):
-        raise IndexError
-    return data[at : at + length], at + length

@@ -5,20 +5,17 @@ from __future__ import annotations
 import io
 import json
 import tracemalloc
-from collections.abc import Sequence
 
 import fastavro
-import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from polled_requests import CODEC, one_by_one, request, taken_apart, together
 
-from schemas.batch_codec import MAX_TEMPLATES, RequestGroup, decode_requests
-from schemas.codec import Codec, DecodeError, parse, schema_fingerprint, schema_json
+from schemas.batch_codec import MAX_TEMPLATES, decode_requests
+from schemas.codec import parse, schema_fingerprint, schema_json
 from schemas.framing import MARKER
 from schemas.records import ScoreRequest, Tensor
 from schemas.tensors import pack_bytes
-
-CODEC = Codec()
 
 _OLD = json.loads(schema_json("ScoreRequest"))
 _OLD["fields"] = [one for one in _OLD["fields"] if one["name"] not in ("features", "experiment")]
@@ -100,53 +97,6 @@ def old(record: ScoreRequest) -> bytes:
     return out.getvalue()
 
 
-def taken_apart(group: RequestGroup) -> dict[int, ScoreRequest]:
-    """The requests of a group by their place in the poll."""
-    count = len(group.index)
-    found = {}
-    for i, place in enumerate(group.index.tolist()):
-        inputs = []
-        for tensor in group.tensors:
-            width, left = divmod(len(tensor.data), count)
-            assert left == 0
-            inputs.append(Tensor(tensor.name, tensor.datatype, tensor.shape, tensor.data[i * width : (i + 1) * width]))
-        found[place] = ScoreRequest(
-            request_id=group.request_ids[i].decode(),
-            model=group.model,
-            user_id=group.user_ids[i].decode(),
-            sent_at=int(group.sent_at[i]),
-            version=group.version,
-            experiment=group.experiment,
-            deadline=int(group.deadlines[i]),
-            reply_topic=group.reply_topic,
-            reply_partition=int(group.reply_partitions[i]),
-            inputs=tuple(inputs),
-            features=group.features[i] if group.features else {},
-        )
-    return found
-
-
-def one_by_one(values: Sequence[bytes | None]) -> tuple[dict[int, ScoreRequest], dict[int, tuple[str, str]]]:
-    """What the plain codec makes of the same values."""
-    records, errors = {}, {}
-    for place, value in enumerate(values):
-        try:
-            records[place] = CODEC.decode(ScoreRequest, value)
-        except DecodeError as error:
-            errors[place] = (error.reason, str(error))
-    return records, errors
-
-
-def together(values: Sequence[bytes | None]) -> tuple[dict[int, ScoreRequest], dict[int, tuple[str, str]]]:
-    groups, errors = decode_requests(CODEC, values, fewest=2)
-    records: dict[int, ScoreRequest] = {}
-    for group in groups:
-        own = taken_apart(group)
-        assert not own.keys() & records.keys(), "a record is in two groups"
-        records |= own
-    return records, {place: (error.reason, str(error)) for place, error in errors.items()}
-
-
 @settings(max_examples=400, deadline=None)
 @given(values=polls())
 def test_a_poll_decoded_at_once_equals_its_records_decoded_one_by_one(values: list[bytes | None]) -> None:
@@ -157,12 +107,6 @@ def test_a_poll_decoded_at_once_equals_its_records_decoded_one_by_one(values: li
 @given(values=st.lists(st.binary(max_size=60).map(lambda body: CODEC.header(ScoreRequest) + body), max_size=8))
 def test_any_bytes_behind_a_right_header_meet_the_same_end_either_way(values: list[bytes]) -> None:
     assert together(values) == one_by_one(values)
-
-
-def request(number: int, **fields: object) -> ScoreRequest:
-    data = np.full(4, number, "<f4").tobytes()
-    plain = {"model": "m", "user_id": f"u{number}", "sent_at": number, "inputs": (Tensor("x", "FP32", (1, 4), data),)}
-    return ScoreRequest(request_id=f"r{number}", **{**plain, **fields})  # type: ignore[arg-type]
 
 
 def test_requests_alike_but_for_ids_times_and_data_are_one_group() -> None:
