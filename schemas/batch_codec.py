@@ -40,7 +40,7 @@ def decode_requests(
     """
     groups: list[RequestGroup] = []
     rest = list(range(len(values)))
-    if len(values) >= fewest:
+    if values and len(values) >= fewest:
         groups, rest = _decode_fast(codec.header(ScoreRequest), values)
     slow, errors = _decode_slow(codec, values, rest)
     return groups + slow, errors

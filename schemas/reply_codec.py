@@ -84,8 +84,10 @@ def _cut(data: bytes, count: int) -> list[bytes]:
 class ReplyEncoder:
     """Encodes the replies of a micro-batch: what they share is encoded once."""
 
-    def __init__(self, codec: Codec) -> None:
+    def __init__(self, codec: Codec, fewest: int = FEWEST) -> None:
+        """Fewer than `fewest` replies are joined one by one."""
         self._codec = codec
+        self._fewest = fewest
         self._header = codec.header(ScoreReply)
 
     def encode_ok(
@@ -109,7 +111,7 @@ class ReplyEncoder:
             shared = ScoreReply("", Code.OK, "", model, version, variant, 0, replied_at, degraded=degraded)
             return self._encode_each(shared, request_ids, rows_each, outputs, received_at)
         count = len(request_ids)
-        few = count < FEWEST
+        few = count < self._fewest
         # What differs between replies, each with what stands before it in all of them.
         fields: list[tuple[bytes, Sequence[bytes]]] = [
             (

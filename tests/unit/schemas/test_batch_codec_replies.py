@@ -18,6 +18,8 @@ from schemas.tensors import DATATYPES, to_tensor
 
 CODEC = Codec()
 ENCODER = ReplyEncoder(CODEC)
+# Few replies are joined one by one, more of them are rows of a matrix.
+BOTH = {"one by one": ReplyEncoder(CODEC, fewest=1000), "as a matrix": ReplyEncoder(CODEC, fewest=0)}
 texts = st.text(st.characters(exclude_categories=["Cs"]), max_size=8)
 longs = st.integers(-(2**63), 2**63 - 1)
 ids = st.lists(texts | st.just("ü" * 200), max_size=5)
@@ -69,11 +71,11 @@ def test_ok_replies_equal_those_of_the_plain_codec(
         )
         for i, name in enumerate(names)
     ]
-    assert [
-        *ENCODER.encode_ok(
+    for way, encoder in BOTH.items():
+        encoded = encoder.encode_ok(
             [name.encode() for name in names], rows, outputs, received_at=np.array(times, np.int64), **fields
         )
-    ] == plain
+        assert [*encoded] == plain, way
 
 
 @settings(max_examples=150, deadline=None)

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import sys
 import threading
+from pathlib import Path
 from typing import Any
+
+import pytest
 
 from stream_workers.outlet import MOST_WAITING, Outlet
 from tests.waiting import until
@@ -29,6 +33,26 @@ def test_without_a_hurry_and_with_nothing_before_it_the_caller_publishes() -> No
     outlet.put(2, in_a_hurry=True)
     outlet.stop()
     assert published[1:] == ["outlet"]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="Linux tells how often a thread was woken")
+def test_its_thread_is_not_woken_by_what_others_publish() -> None:
+    outlet = Outlet[int](lambda _: None)
+    outlet.start()
+    (thread,) = [one for one in threading.enumerate() if one.name == "outlet"]
+    status = Path(f"/proc/self/task/{thread.native_id}/status")
+
+    def slept() -> int:
+        return int(status.read_text().split("\nvoluntary_ctxt_switches:")[1].split()[0])
+
+    until(lambda: "State:\tS" in status.read_text(), 10, "the outlet does not wait for results", every=0.01)
+    before, others_turn = slept(), threading.Event()
+    for number in range(40):
+        outlet.put(number, in_a_hurry=False)
+        others_turn.wait(0.002)
+    woken = slept() - before
+    outlet.stop()
+    assert woken < 10
 
 
 def test_who_is_in_a_hurry_waits_only_where_too_many_wait_already() -> None:
