@@ -16,7 +16,7 @@ from typing import Any, Final
 from penstock.bench.bed import Bed, BenchError
 from penstock.bench.check import check_round
 from penstock.bench.comparison import Goal
-from penstock.bench.cpu import processor_seconds
+from penstock.bench.cpu import Processor, processor_seconds
 from penstock.bench.feed import Feed, Progress, marks_of
 from penstock.bench.figures import Spread, doubts
 from penstock.bench.workload import RequestMaker
@@ -43,6 +43,7 @@ class Backlogs:
         self._feed, self._progress = Feed(bed, topic), Progress(bed, bed.settings.worker.group, topic)
         self._marks = [marks_of(bed, name) for name in (bed.topics.replies, bed.topics.predictions)]
         self._runs = 0
+        self._by_thread: dict[int, dict[str, list[float]]] = {}
         self.idle = 0.0
         bed.start_workers(1, "exactly-once")
 
@@ -53,6 +54,7 @@ class Backlogs:
         """
         for size in sizes:
             self._work_off(size)
+        self._by_thread.clear()
         self.idle = _idle(self._bed)
 
     def turn(self, size: int) -> tuple[float, float]:
@@ -66,6 +68,16 @@ class Backlogs:
         # Of a backlog that is worked off in 30 ms a busy neighbour may make 40.
         return median(one for one, _ in found), median(one for _, one in found)
 
+    def by_thread(self) -> dict[str, dict[str, float]]:
+        """Microseconds a record that each kind of the worker's threads worked, by size: medians of its backlogs.
+
+        What the idle worker takes is in it.
+        """
+        return {
+            str(size): {name: round(median(values), 3) for name, values in kinds.items()}
+            for size, kinds in sorted(self._by_thread.items())
+        }
+
     def _work_off(self, size: int) -> tuple[float, float]:
         bed, feed = self._bed, self._feed
         self._runs += 1
@@ -76,10 +88,13 @@ class Backlogs:
             feed.put(*maker.many(at, min(_PUT, size - at)))
         feed.close()
         replies, log = (marks() for marks in self._marks)
-        before = _processor(bed)
+        threads, before = _threads(bed), _processor(bed)
         began = feed.open()
         took = self._progress.wait(feed.starts, size, 120 + size / _SLOWEST) - began
         used = _processor(bed) - before - self.idle * took
+        own = _threads(bed).since(threads, size).get("worker", {"threads": {}})
+        for name, one in own["threads"].items():
+            self._by_thread.setdefault(size, {}).setdefault(name, []).append(float(one["worked"]))
         checked = check_round(bed, run, size, replies, log, twice_is_wrong=True)
         if checked.faults:
             raise BenchError(f"{size:,} rows: not all requests were answered and logged once: {checked.to_json()}")
@@ -131,6 +146,7 @@ def run_in_flight(bed: Bed, sizes: Sequence[int], rounds: int, say: Say) -> dict
         "reference": reference,
         "ratios": {str(size): [round(one, 4) for one in ratios[size]] for size in sizes},
         "cpu_us_per_record": {str(size): [round(one, 3) for one in cpu[size]] for size in sizes},
+        "processor_us_per_row": backlogs.by_thread(),
         "idle_ms_per_s": round(backlogs.idle * 1e3, 2),
         "us_per_record": {str(size): [round(one, 3) for one in wall[size]] for size in sizes},
         "notes": [
@@ -149,6 +165,10 @@ def run_in_flight(bed: Bed, sizes: Sequence[int], rounds: int, say: Say) -> dict
 def _processor(bed: Bed) -> float:
     """Processor seconds of the workers so far. Their own /metrics cost them more than a thousand records do."""
     return sum(processor_seconds(worker.pid) for worker in bed.workers)
+
+
+def _threads(bed: Bed) -> Processor:
+    return Processor.now({"worker": bed.workers[0].pid})
 
 
 def _idle(bed: Bed) -> float:

@@ -85,6 +85,7 @@ def test_rows_in_flight_are_compared_with_those_beside_them(
     (goal,) = found["goals"]
     assert goal["measured"] == pytest.approx(max(ratios) / min(ratios) - 1, abs=0.002)
     assert all(one > 0 for each in found["cpu_us_per_record"].values() for one in each)
+    assert all({"poll", "device"} <= found["processor_us_per_row"][str(size)].keys() for size in sizes)
     assert len(said) == len(sizes)
 
 

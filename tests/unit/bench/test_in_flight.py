@@ -36,6 +36,9 @@ def measured(
             self.turns += 1
             return cost(size, self.turns), 1.0
 
+        def by_thread(self) -> dict[str, dict[str, float]]:
+            return {}
+
     monkeypatch.setattr(in_flight, "Backlogs", Told)
     return in_flight.run_in_flight(cast(Bed, NoWorkers()), sizes, 3, lambda _line: None)
 
