@@ -135,6 +135,25 @@ class _Thread(aiokafka.AIOKafkaConsumerThread):
         consumer._fetch_max_wait_ms = FETCH_WAIT_MS
         return consumer
 
+    async def seek_to_committed(self) -> Mapping[Any, int]:
+        """Go back to where each partition was committed: to its beginning, where it never was.
+
+        What is fetched while tables are restored Faust throws away, since it seeks afterwards; but aiokafka leaves a
+        partition without a commit where it stands, behind what was thrown away. Changelogs are never committed, and
+        are read by Faust from places that it knows.
+        """
+        found: Mapping[Any, int] = await self.call_thread(self._seek_back)
+        return found
+
+    async def _seek_back(self) -> Mapping[Any, int]:
+        consumer = self._ensure_consumer()
+        committed: Mapping[Any, int] = await consumer.seek_to_committed()
+        changelogs = self.app.tables.changelog_topics
+        fresh = [one for one, offset in committed.items() if not offset and one.topic not in changelogs]
+        if fresh:
+            await consumer.seek_to_beginning(*fresh)
+        return committed
+
 
 class _Consumer(aiokafka.Consumer):
     def _new_consumer_thread(self) -> _Thread:
