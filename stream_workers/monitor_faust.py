@@ -150,8 +150,8 @@ class _Thread(aiokafka.AIOKafkaConsumerThread):
         committed: Mapping[Any, int] = await consumer.seek_to_committed()
         changelogs = self.app.tables.changelog_topics
         fresh = [one for one, offset in committed.items() if not offset and one.topic not in changelogs]
-        if fresh:
-            await consumer.seek_to_beginning(*fresh)
+        for one, offset in (await consumer.beginning_offsets(fresh) if fresh else {}).items():
+            consumer.seek(one, offset)
         return committed
 
 

@@ -6,7 +6,7 @@ import asyncio
 import ssl
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, ClassVar
 
 import faust
 import pytest
@@ -62,7 +62,7 @@ def test_the_app_reads_committed_records_of_every_broker_it_is_given(tmp_path: P
 
 def test_what_was_never_committed_is_read_again_from_its_beginning() -> None:
     class Consumer:
-        begun: tuple[TopicPartition, ...] = ()
+        sought: ClassVar[dict[TopicPartition, int]] = {}
 
         async def seek_to_committed(self) -> dict[TopicPartition, int | None]:
             return {
@@ -72,13 +72,16 @@ def test_what_was_never_committed_is_read_again_from_its_beginning() -> None:
                 TopicPartition("windows-changelog", 0): None,
             }
 
-        async def seek_to_beginning(self, *partitions: TopicPartition) -> None:
-            self.begun = partitions
+        async def beginning_offsets(self, partitions: list[TopicPartition]) -> dict[TopicPartition, int]:
+            return {one: 3 + one.partition for one in partitions}
+
+        def seek(self, partition: TopicPartition, offset: int) -> None:
+            self.sought[partition] = offset
 
     consumer = Consumer()
     thread = object.__new__(_Thread)
     thread.app = SimpleNamespace(tables=SimpleNamespace(changelog_topics={"windows-changelog"}))
     thread._consumer = consumer
     committed = asyncio.run(thread._seek_back())
-    assert consumer.begun == (TopicPartition("summaries", 0), TopicPartition("summaries", 2))
+    assert consumer.sought == {TopicPartition("summaries", 0): 3, TopicPartition("summaries", 2): 5}
     assert committed[TopicPartition("summaries", 1)] == 7
