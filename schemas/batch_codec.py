@@ -169,7 +169,7 @@ def _decode_fast(header: bytes, values: Sequence[bytes | None]) -> tuple[list[Re
     cursor.good &= lengths > len(header)
     cursor.at = np.minimum(cursor.at, end)
     head = np.frombuffer(header, np.uint8)
-    cursor.good &= (windows(cursor.data, start, len(head)) == head).all(axis=1)
+    cursor.good &= (windows(data, start, len(head)) == head).all(axis=1)
 
     request_id = cursor.span()
     model = cursor.span()

@@ -89,6 +89,6 @@ class Outlet(Generic[T]):
         finally:
             with self._changed:
                 self._busy = False
-                # With nothing to do for it the thread is not woken: that costs as much as a tenth of a small batch.
+                # With nothing to do for it the thread is not woken, which may cost tens of microseconds.
                 if self._waiting or self._stopping or self.failure is not None:
                     self._changed.notify_all()
