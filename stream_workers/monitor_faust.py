@@ -1,8 +1,4 @@
-"""A Faust app as the monitor needs one: librdkafka's security properties in aiokafka's words, committed records only.
-
-Faust reads what was not committed unless it is itself transactional; workers write summaries in transactions, and a
-batch whose transaction was rolled back is scored and summed up again.
-"""
+"""A Faust app as the monitor needs one: librdkafka's security properties in aiokafka's words."""
 
 from __future__ import annotations
 
@@ -15,7 +11,8 @@ from pathlib import Path
 from typing import Any, Final
 
 import faust
-from faust.transport.drivers import aiokafka
+
+from stream_workers.monitor_consumer import Transport
 
 ADDRESS: Final = "bootstrap.servers"
 _VERIFY: Final = "enable.ssl.certificate.verification"
@@ -29,9 +26,6 @@ _UNKNOWN: Final = (
     "ssl.crl.location",
 )
 _MECHANISMS: Final = ("PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512")
-# How long a fetch waits for a first record. Kafka answers as soon as there is one; the embedded broker looks again only
-# when half of it is over, at a cost that grows with what it holds. Faust's 1.5 s would be much of what a stop may take.
-FETCH_WAIT_MS: Final = 500
 STORE: Final = "memory://"
 
 
@@ -78,7 +72,7 @@ def make_app(config: FaustConfig) -> faust.App:
         value_serializer="raw",
         web_enabled=False,
     )
-    app.transport = _Transport(app.conf.broker_consumer, app)
+    app.transport = Transport(app.conf.broker_consumer, app)
     return app
 
 
@@ -125,40 +119,3 @@ def _context(properties: Mapping[str, Any]) -> ssl.SSLContext:
         context.check_hostname = False
         context.verify_mode = ssl.CERT_NONE
     return context
-
-
-class _Thread(aiokafka.AIOKafkaConsumerThread):
-    def _create_worker_consumer(self, transport: Any) -> Any:
-        consumer = super()._create_worker_consumer(transport)
-        # Both are read when the consumer starts. Faust has settings for neither.
-        consumer._isolation_level = "read_committed"
-        consumer._fetch_max_wait_ms = FETCH_WAIT_MS
-        return consumer
-
-    async def seek_to_committed(self) -> Mapping[Any, int]:
-        """Go back to where each partition was committed: to its beginning, where it never was.
-
-        What is fetched while tables are restored Faust throws away, since it seeks afterwards; but aiokafka leaves a
-        partition without a commit where it stands, behind what was thrown away. Changelogs are never committed, and
-        are read by Faust from places that it knows.
-        """
-        found: Mapping[Any, int] = await self.call_thread(self._seek_back)
-        return found
-
-    async def _seek_back(self) -> Mapping[Any, int]:
-        consumer = self._ensure_consumer()
-        committed: Mapping[Any, int] = await consumer.seek_to_committed()
-        changelogs = self.app.tables.changelog_topics
-        fresh = [one for one, offset in committed.items() if not offset and one.topic not in changelogs]
-        for one, offset in (await consumer.beginning_offsets(fresh) if fresh else {}).items():
-            consumer.seek(one, offset)
-        return committed
-
-
-class _Consumer(aiokafka.Consumer):
-    def _new_consumer_thread(self) -> _Thread:
-        return _Thread(self, loop=self.loop, beacon=self.beacon)
-
-
-class _Transport(aiokafka.Transport):
-    Consumer = _Consumer

@@ -128,5 +128,5 @@ def _quieten() -> None:
     """Faust tells of each of its services, those of ours among them, aiokafka of each step of a rebalance."""
     import logging
 
-    for name in ("faust", "mode", "aiokafka", "stream_workers.monitor_faust"):
+    for name in ("faust", "mode", "aiokafka", "stream_workers.monitor_consumer"):
         logging.getLogger(name).setLevel(logging.WARNING)

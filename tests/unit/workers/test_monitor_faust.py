@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import asyncio
 import ssl
 from pathlib import Path
-from types import SimpleNamespace
-from typing import Any, ClassVar
+from typing import Any
 
 import faust
 import pytest
-from aiokafka import TopicPartition
 
-from stream_workers.monitor_faust import FaustConfig, MonitorConfigError, _Thread, credentials, make_app
+from stream_workers.monitor_faust import FaustConfig, MonitorConfigError, credentials, make_app
 
 SASL = {"sasl.mechanism": "SCRAM-SHA-512", "sasl.username": "u", "sasl.password": "secret"}
 
@@ -58,30 +55,3 @@ def test_the_app_reads_committed_records_of_every_broker_it_is_given(tmp_path: P
     assert app.conf.broker_credentials.username == "u"
     assert not (tmp_path / str(app.conf.datadir)).is_relative_to(Path.cwd()), "a container's folder is read-only"
     assert (app.conf.topic_partitions, app.conf.web_enabled, str(app.conf.store)) == (3, False, "memory:")
-
-
-def test_what_was_never_committed_is_read_again_from_its_beginning() -> None:
-    class Consumer:
-        sought: ClassVar[dict[TopicPartition, int]] = {}
-
-        async def seek_to_committed(self) -> dict[TopicPartition, int | None]:
-            return {
-                TopicPartition("summaries", 0): None,
-                TopicPartition("summaries", 1): 7,
-                TopicPartition("summaries", 2): 0,
-                TopicPartition("windows-changelog", 0): None,
-            }
-
-        async def beginning_offsets(self, partitions: list[TopicPartition]) -> dict[TopicPartition, int]:
-            return {one: 3 + one.partition for one in partitions}
-
-        def seek(self, partition: TopicPartition, offset: int) -> None:
-            self.sought[partition] = offset
-
-    consumer = Consumer()
-    thread = object.__new__(_Thread)
-    thread.app = SimpleNamespace(tables=SimpleNamespace(changelog_topics={"windows-changelog"}))
-    thread._consumer = consumer
-    committed = asyncio.run(thread._seek_back())
-    assert consumer.sought == {TopicPartition("summaries", 0): 3, TopicPartition("summaries", 2): 5}
-    assert committed[TopicPartition("summaries", 1)] == 7
