@@ -72,7 +72,11 @@ def _run(app: typer.Typer) -> int:
     except typer.Abort:
         return 1
     except Exception as error:
-        kafka = sys.modules.get("confluent_kafka")  # it takes its time to load, and not every command did
+        framing = sys.modules.get("schemas.framing")  # neither was loaded by every command, and they take their time
+        if framing is not None and isinstance(error, framing.RegistryUnavailableError):
+            typer.echo(f"penstock: {' '.join(str(error).split())}", err=True)
+            return 1
+        kafka = sys.modules.get("confluent_kafka")
         if kafka is None or not isinstance(error, kafka.KafkaException):
             raise
         about = error.args[0]

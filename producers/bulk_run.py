@@ -137,6 +137,8 @@ class BulkRun:
         self._plain = output_schema(id_types({name: types[name] for name in chosen.ids}), job.outputs)
         self._mark = state.job.encode()
         self._fatal: BulkError | None = None
+        # Why workers cannot score, since the last batch that one scored.
+        self._unavailable = ""
         self.version = state.version
         self.resumed = 0
         self.resent = 0
@@ -273,6 +275,7 @@ class BulkRun:
             self.duplicates += 1
             return
         if reply.code is Code.UNAVAILABLE:
+            self._unavailable = reply.message or reply.code
             self._window.retry(sequence, self._clock() + RETRY_SECONDS)
             return
         if reply.code is Code.UNKNOWN_MODEL:
@@ -287,6 +290,7 @@ class BulkRun:
         table = result_table(batch.ids, batch.rows, self._job.outputs, reply, batch.local)
         if reply.version and not self.version:
             self.version = reply.version
+        self._unavailable = ""
         self._window.answered(sequence, _Scored(table, batch.rows, batch.position), self._clock())
 
     def _keep(self) -> None:
@@ -317,6 +321,11 @@ class BulkRun:
         now = self._clock()
         silence = self._window.silence(now)
         if silence > self._limits.give_up:
+            if self._unavailable:
+                raise BulkError(
+                    f"nothing was scored for {silence:.0f} s; the last answer from behind {address_of(self._config)} "
+                    f"is {Code.UNAVAILABLE}: {self._unavailable}; mend that and run this again"
+                )
             raise BulkError(
                 f"no worker behind {address_of(self._config)} has answered for {silence:.0f} s; start one with "
                 "`penstock worker` and run this again"

@@ -39,6 +39,7 @@ from producers.publisher import Publisher
 from producers.questions import Question, Score, ask, score_of
 from producers.wakeups import Wakeups
 from schemas.codec import Codec, DecodeError, EncodeError
+from schemas.framing import RegistryUnavailableError
 from schemas.partitioning import record_key
 from schemas.placement import Place, Placement
 from schemas.records import FeatureValue, ScoreReply, ScoreRequest
@@ -371,7 +372,8 @@ class ScoringClient:
             request_id = self._codec.reply_id(value)
             if request_id not in self._table:
                 self._codec.decode(ScoreReply, value)  # nobody will open it: it is late, a second one, or no answer
-        except DecodeError as error:
+        except (DecodeError, RegistryUnavailableError) as error:
+            # Without its schema nobody knows whose it is: who waits for it is told at the deadline.
             self._unreadable(error)
             return
         self._table.answer(Envelope(request_id, value))
@@ -379,12 +381,13 @@ class ScoringClient:
     def _read(self, question: Question, envelope: Envelope) -> Score:
         try:
             reply = self._codec.decode(ScoreReply, envelope.value)
-        except DecodeError as error:
+        except (DecodeError, RegistryUnavailableError) as error:
             self._unreadable(error)
             about = {"model": question.model, "request_id": envelope.request_id}
-            raise InternalError(f"the answer cannot be read: {error}", **about) from None
+            kind = InternalError if isinstance(error, DecodeError) else UnavailableError
+            raise kind(f"the answer cannot be read: {error}", **about) from None
         return score_of(question, reply)
 
-    def _unreadable(self, error: DecodeError) -> None:
+    def _unreadable(self, error: Exception) -> None:
         self._table.unreadable()
         LOG.warning("an answer could not be read: %s", error)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections import OrderedDict, deque
-from concurrent.futures import Future, InvalidStateError
+from concurrent.futures import Future
 from dataclasses import dataclass, field
 from itertools import count
 
@@ -197,11 +197,7 @@ class Slots:
 
 
 def _settle(future: Future[Envelope], outcome: Envelope | ScoringError) -> None:
-    # A waiter that was cancelled has cancelled its future: there is nobody left to tell.
-    try:
-        if isinstance(outcome, ScoringError):
-            future.set_exception(outcome)
-        else:
-            future.set_result(outcome)
-    except InvalidStateError:
-        pass
+    if isinstance(outcome, ScoringError):
+        future.set_exception(outcome)
+    else:
+        future.set_result(outcome)

@@ -16,6 +16,7 @@ from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaError, KafkaExcepti
 
 from producers.kafka import Config, client_config, unreachable
 from schemas.codec import Codec, DecodeError
+from schemas.framing import RegistryUnavailableError
 from schemas.placement import KIND, Place, Placement, PlacementError
 from schemas.records import Control
 
@@ -97,8 +98,8 @@ class Moves:
         if value is not None:
             try:
                 moved[model] = Place.from_json(self._codec.decode(Control, value).body)
-            except (DecodeError, PlacementError) as problem:
-                # Workers keep the last good one too.
+            except (DecodeError, PlacementError, RegistryUnavailableError) as problem:
+                # Workers keep the last good one too, and hand on what comes to the wrong pool.
                 LOG.warning("control entry %s/%s is left out: %s", KIND, model, problem)
                 return
         self._placement = self._placement.with_moved(moved)

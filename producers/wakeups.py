@@ -25,7 +25,7 @@ class Wakeups:
         self._bells: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, _Bell] = weakref.WeakKeyDictionary()
 
     async def result(self, future: Future[T]) -> T:
-        """What the future comes to; it is cancelled where the waiting is."""
+        """What the future comes to. Who stops waiting leaves it as it is: its result may be on its way already."""
         loop = asyncio.get_running_loop()
         with self._lock:
             bell = self._bells.get(loop)
@@ -33,11 +33,7 @@ class Wakeups:
                 bell = self._bells[loop] = _Bell(loop)
         waiter = loop.create_future()
         future.add_done_callback(partial(bell.ring, waiter))
-        try:
-            await waiter
-        except asyncio.CancelledError:
-            future.cancel()
-            raise
+        await waiter
         return future.result()
 
 

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import time
-from typing import Any, Final
+from typing import Any
 
 from penstock.bench.bed import Bed, BenchError
+from penstock.bench.figures import GIVEN_UP_SECONDS
 from penstock.bench.workload import POOL
 from producers.client import ScoringClient
 from producers.errors import ScoringError
-
-TIMEOUT: Final = 10.0
 
 
 class Asker:
@@ -20,7 +19,7 @@ class Asker:
     A context manager.
     """
 
-    def __init__(self, bed: Bed, timeout: float = TIMEOUT) -> None:
+    def __init__(self, bed: Bed, timeout: float = GIVEN_UP_SECONDS) -> None:
         self._bed = bed
         self._client = ScoringClient(
             bed.client(), bed.settings.codec(), bed.topics, timeout=timeout, max_in_flight=10_000

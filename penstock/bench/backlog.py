@@ -18,7 +18,6 @@ from penstock.bench.workload import bulk_batch
 from schemas.records import ScoreReply
 
 TIMES: Final = 3.0
-_SLICE_SECONDS: Final = 1.0
 _WARM_UP_SECONDS: Final = 2.0
 _PUT: Final = 10_000
 _SLOWEST: Final = 500.0
@@ -78,31 +77,27 @@ def run_backlog(
 
 def _under_backlog(feed: Feed, progress: Progress, requests: int, rate: float, asker: Asker) -> tuple[Latency, float]:
     """Ask from the opening of the gate until the last bulk request is committed."""
-    asked: list[tuple[float, float]] = []
-    done = threading.Event()
-    over: list[float] = []
+    most = 120 + requests / _SLOWEST
+    over = threading.Event()
+    ended: list[float] = []
     failed: list[BenchError] = []
 
     def watch() -> None:
         try:
-            over.append(progress.wait(feed.starts, requests, 120 + requests / _SLOWEST))
+            ended.append(progress.wait(feed.starts, requests, most))
         except BenchError as error:
             failed.append(error)
-        done.set()
+        over.set()
 
     began = feed.open()
     watcher = threading.Thread(target=watch, name="backlog", daemon=True)
     watcher.start()
-    lost = 0
-    while not done.is_set():
-        part = asyncio.run(
-            paced(rate, max(1, round(rate * _SLICE_SECONDS)), asker.ask, lambda due, took: asked.append((due, took)))
-        )
-        lost += part.lost
+    # The watcher is over by then, in one way or the other.
+    found = asyncio.run(paced(rate, round(rate * (most + 10)), asker.ask, over.is_set))
     watcher.join()
     if failed:
         raise failed[0]
-    return Latency.of([took for due, took in asked if due < over[0]], lost), over[0] - began
+    return found, ended[0] - began
 
 
 def _fill(bed: Bed, feed: Feed, job: str, requests: int, rows_each: int) -> None:

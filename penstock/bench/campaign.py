@@ -13,7 +13,7 @@ from penstock.bench.batching import WORKER, run_batching
 from penstock.bench.bed import Bed, machine
 from penstock.bench.bulk import run_bulk
 from penstock.bench.candidates import Candidate, Kind
-from penstock.bench.comparison import Goal, regressions, report
+from penstock.bench.comparison import Goal, report
 from penstock.bench.in_flight import SIZES, run_in_flight
 from penstock.bench.peer_process import pinned
 from penstock.bench.peers import picture, run_peers
@@ -138,9 +138,13 @@ def write(document: dict[str, Any], folder: Path, candidates: Sequence[Candidate
     return written
 
 
-def fallen(document: dict[str, Any], committed: Path) -> list[str]:
-    """What fell behind the document in the file `committed`. Raises OSError and ValueError for a file that is none."""
-    return regressions(document["goals"], json.loads(committed.read_text())["goals"])
+def goals_in(file: Path) -> list[dict[str, Any]]:
+    """The goals of a document that `write` wrote. Raises OSError and ValueError for a file that is none."""
+    document = json.loads(file.read_text())
+    goals = document.get("goals") if isinstance(document, dict) else None
+    if not isinstance(goals, list):
+        raise ValueError("it is no document of `penstock bench peers`")
+    return goals
 
 
 def latest(folder: Path) -> Path | None:

@@ -12,6 +12,8 @@ import numpy as np
 # Rounds of a quiet machine differ by less than this share of their median.
 WIDEST: Final = 0.25
 FEWEST_ROUNDS: Final = 3
+# Whoever asks waits so long for an answer.
+GIVEN_UP_SECONDS: Final = 10.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +60,10 @@ def doubts(**spreads: Spread) -> list[str]:
 
 @dataclass(frozen=True, slots=True)
 class Latency:
-    """Latencies of a run in milliseconds; `lost` requests never came back."""
+    """Latencies of a run in milliseconds: of `count` that were answered, and of `lost` that were given up.
+
+    What was not answered has the whole time that it would have been waited for: to lose a request improves no figure.
+    """
 
     count: int
     p50: float
@@ -69,12 +74,12 @@ class Latency:
 
     @classmethod
     def of(cls, seconds: Sequence[float], lost: int = 0) -> Latency:
-        """From each request's seconds."""
-        if not len(seconds):
-            return cls(0, float("nan"), float("nan"), float("nan"), lost)
-        own = np.asarray(seconds, np.float64) * 1e3
+        """From each answered request's seconds."""
+        if not len(seconds) + lost:
+            return cls(0, float("nan"), float("nan"), float("nan"), 0)
+        own = np.append(np.asarray(seconds, np.float64), np.full(lost, GIVEN_UP_SECONDS)) * 1e3
         p50, p99 = (float(np.quantile(own, share)) for share in (0.5, 0.99))
-        return cls(len(own), p50, p99, float(own.max()), lost, float(own.mean()))
+        return cls(len(seconds), p50, p99, float(own.max()), lost, float(own.mean()))
 
     def to_json(self) -> dict[str, Any]:
         """Milliseconds by name."""

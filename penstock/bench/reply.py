@@ -20,11 +20,10 @@ from confluent_kafka import Consumer, Producer, TopicPartition
 from penstock.bench.asking import Asker
 from penstock.bench.bed import PARTITIONS, Bed, BenchError
 from penstock.bench.feed import marks_of
-from penstock.bench.figures import Latency, Spread, doubts
+from penstock.bench.figures import GIVEN_UP_SECONDS, Latency, Spread, doubts
 from penstock.bench.workload import RequestMaker
 from penstock.supervisor import Program
 
-_TIMEOUT: Final = 10.0
 _WARM_UP_SECONDS: Final = 2.0
 Say = Callable[[str], None]
 
@@ -33,20 +32,20 @@ async def paced(
     rate: float,
     count: int,
     ask: Callable[[int], Awaitable[bool]],
-    record: Callable[[float, float], None] = lambda _due, _seconds: None,
+    until: Callable[[], bool] = lambda: False,
 ) -> Latency:
     """Call `ask(i)` at `rate` a second, whatever becomes of the calls before; latencies from when each was due.
 
-    `record` is told of each answer: when it was due (perf_counter), and its latency. Raises what `ask` raised first.
+    After `count` calls it ends, or earlier, when `until` says so. Raises what `ask` raised first.
     """
     seconds: list[float] = []
+    begun = 0
     under_way: set[asyncio.Task[None]] = set()
     failures: list[BaseException] = []
 
     async def one(number: int, due: float) -> None:
         if await ask(number):
             seconds.append(time.perf_counter() - due)
-            record(due, seconds[-1])
 
     def ended(task: asyncio.Task[None]) -> None:
         under_way.discard(task)
@@ -54,11 +53,11 @@ async def paced(
             failures.append(failure)
 
     def begin(number: int, due: float) -> None:
+        nonlocal begun
+        begun += 1
         task = loop.create_task(one(number, due))
         under_way.add(task)
         task.add_done_callback(ended)
-        if number + 1 == count:
-            all_begun.set()
 
     def keep_pace() -> None:
         start = time.perf_counter() + 0.05
@@ -66,7 +65,10 @@ async def paced(
             due = start + number / rate
             if over.wait(max(0.0, due - time.perf_counter())):
                 return
+            if until():
+                break
             loop.call_soon_threadsafe(begin, number, due)
+        loop.call_soon_threadsafe(all_begun.set)
 
     loop, all_begun, over = asyncio.get_running_loop(), asyncio.Event(), threading.Event()
     # The event loop's own timers are rounded up to whole milliseconds, which nobody who is called asks for.
@@ -84,7 +86,7 @@ async def paced(
         gc.unfreeze()
     if failures:
         raise failures[0]
-    return Latency.of(seconds, count - len(seconds))
+    return Latency.of(seconds, begun - len(seconds))
 
 
 def run_reply(bed: Bed, rate: float, seconds: float, rounds: int, workers: int, say: Say) -> dict[str, Any]:
@@ -127,7 +129,9 @@ def run_reply(bed: Bed, rate: float, seconds: float, rounds: int, workers: int, 
         "inside_worker": Latency.of(asker.inside).to_json(),
         "profile": used.to_json(),
         "errors": asker.errors,
-        "doubts": doubts(echo_p50=figures["echo_p50_ms"], reply_p50=figures["reply_p50_ms"]),
+        "doubts": doubts(
+            **{f"{who}_{name}": figures[f"{who}_{name}_ms"] for who in ("echo", "reply") for name in ("p50", "p99")}
+        ),
         "rounds": [{"echo": a.to_json(), "reply": b.to_json()} for a, b in zip(echoes, answers, strict=True)],
     }
 
@@ -181,7 +185,7 @@ class Echo:
         self._waiting[name] = (loop, future)
         self._send(name, number)
         try:
-            async with asyncio.timeout(_TIMEOUT):
+            async with asyncio.timeout(GIVEN_UP_SECONDS):
                 await future
         except TimeoutError:
             self._waiting.pop(name, None)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 from pathlib import Path
 from typing import Annotated
 
@@ -36,9 +38,9 @@ def peers(
     as_json: Annotated[bool, typer.Option("--json", help="One JSON document on standard output.")] = False,
 ) -> None:
     """Penstock, its peers and the limits by turns in one run, each in its own environment and process."""
-    from penstock.bench.campaign import WORKS, Sizes, fallen, latest, run_campaign, write
+    from penstock.bench.campaign import WORKS, Sizes, goals_in, latest, run_campaign, write
     from penstock.bench.candidates import chosen
-    from penstock.bench.comparison import report
+    from penstock.bench.comparison import regressions, report
     from penstock.bench.peer_process import environment
 
     works = tuple(work or WORKS)
@@ -50,8 +52,18 @@ def peers(
     except ValueError as error:
         console.fail(f"--candidate: {error}")
     before = latest(against) if against is not None and against.is_dir() else against
-    if before is not None and not before.is_file():
-        console.fail(f"--against: {before} is not there")
+    # All that could go wrong with a file, before an hour of work; the one to compare with may be one of today.
+    try:
+        goals = None if before is None else goals_in(before)
+    except (OSError, ValueError) as error:
+        console.fail(f"--against: {before}: {getattr(error, 'strerror', None) or error}")
+    try:
+        if output is not None:
+            output.mkdir(parents=True, exist_ok=True)
+            if not os.access(output, os.W_OK):
+                raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+    except OSError as error:
+        console.fail(f"--output: {output}: {error.strerror}")
     usual = Sizes()
     sizes = Sizes(
         rounds=rounds,
@@ -68,8 +80,7 @@ def peers(
         document = run_campaign(
             console.settings(stack=False), broker, works, candidates, sizes, environment, console.note
         )
-    # Before anything is written: the file to compare with may be one of today.
-    lines = [] if before is None else fallen(document, before)
+    lines = [] if goals is None else regressions(document["goals"], goals)
     if output is not None:
         for path in write(document, output, candidates):
             console.note(f"wrote {path}")

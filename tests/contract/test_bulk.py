@@ -206,6 +206,15 @@ def test_a_worker_that_is_not_ready_is_asked_again(
     assert result.errors == 0
 
 
+def test_a_job_that_workers_cannot_score_ends_with_what_they_say(
+    tmp_path: Path, scorer: Scorer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(bulk_run, "RETRY_SECONDS", 0.1)
+    scorer.behaviour.code, scorer.behaviour.message = Code.UNAVAILABLE, "its device failed"
+    with pytest.raises(BulkError, match=r"the last answer from behind .* is UNAVAILABLE: its device failed; mend that"):
+        run(scorer, job_of(write(tmp_path, rows=300)), Limits(give_up=1.0))
+
+
 @pytest.mark.parametrize("window", [1, 4])
 def test_no_more_than_the_window_is_ever_under_way(tmp_path: Path, scorer: Scorer, window: int) -> None:
     scorer.behaviour.delay = 0.01

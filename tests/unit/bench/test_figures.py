@@ -31,11 +31,19 @@ def test_too_few_rounds_are_a_doubt_of_their_own() -> None:
 
 
 def test_latencies_come_out_in_milliseconds_with_the_lost_beside_them() -> None:
-    found = Latency.of([i / 1000 for i in range(1, 102)], lost=2)
+    found = Latency.of([i / 1000 for i in range(1, 102)])
     assert found.to_json() == {
-        "count": 101, "lost": 2, "mean_ms": 51.0, "p50_ms": 51.0, "p99_ms": 100.0, "max_ms": 101.0
+        "count": 101, "lost": 0, "mean_ms": 51.0, "p50_ms": 51.0, "p99_ms": 100.0, "max_ms": 101.0
     }  # fmt: skip
-    assert np.isnan(Latency.of([], lost=1).p50)
+    assert np.isnan(Latency.of([]).p50)
+
+
+def test_a_lost_request_has_all_the_time_that_it_would_have_been_waited_for() -> None:
+    found = Latency.of([0.001] * 98, lost=2)
+    assert found.to_json() == {
+        "count": 98, "lost": 2, "mean_ms": 200.98, "p50_ms": 1.0, "p99_ms": 10_000.0, "max_ms": 10_000.0
+    }  # fmt: skip
+    assert Latency.of([], lost=1).p50 == 10_000
 
 
 def test_a_straight_line_has_its_slope_and_a_single_point_none() -> None:
@@ -61,6 +69,18 @@ def test_what_never_came_back_is_counted_as_lost() -> None:
         return number % 2 == 0
 
     assert asyncio.run(paced(1000.0, 10, ask)).lost == 5
+
+
+def test_a_pace_ends_when_it_is_told_to_and_counts_what_it_began() -> None:
+    begun: list[int] = []
+
+    async def ask(number: int) -> bool:
+        begun.append(number)
+        return number > 0
+
+    found = asyncio.run(paced(1000.0, 1_000_000, ask, lambda: len(begun) >= 5))
+    assert (found.count, found.lost) == (len(begun) - 1, 1)
+    assert 5 <= len(begun) < 1000
 
 
 def test_a_slow_answer_does_not_hold_up_the_next_request() -> None:
