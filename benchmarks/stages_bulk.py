@@ -29,12 +29,12 @@ from schemas.records import ScoreBatch
 from schemas.tensors import Array
 from schemas.topics import Topics
 from stream_workers.bulk import BulkIntake
-from stream_workers.commit import produce_all
 from stream_workers.dead_letters import DeadLetters
 from stream_workers.handover import Handover
 from stream_workers.lanes import GROUP
 from stream_workers.ledger import Ledger, Output
 from stream_workers.ops import WorkerMetrics
+from stream_workers.outputs import produce_all
 from stream_workers.replies import ReplyTopics
 from stream_workers.runs import Run
 from stream_workers.work import BulkPart

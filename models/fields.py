@@ -58,9 +58,13 @@ class Fields:
     def number(self, key: str, default: Any = _REQUIRED) -> float:
         """A finite number."""
         value = self.raw(key, default)
-        if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+        if isinstance(value, bool) or not isinstance(value, int | float):
             self.fail(key, "a number")
-        return float(value)
+        try:
+            number = float(value)
+        except OverflowError:  # JSON's whole numbers have no end
+            self.fail(key, "a number")
+        return number if math.isfinite(number) else self.fail(key, "a number")
 
     def flag(self, key: str, default: Any = _REQUIRED) -> bool:
         """true or false."""

@@ -295,8 +295,9 @@ class Ladders:
                 readiness = _copy_readiness(own)
                 rungs[on_cpu] = Footing(readiness, own.breakers["cpu"].closed)
                 why.append(own.breakers["cpu"].why)
-                if readiness is Readiness.READY and own.copy is not None:
-                    models[on_cpu] = own.copy.result()
+                copy = _copied(own)
+                if readiness is Readiness.READY and copy is not None:
+                    models[on_cpu] = copy
         return rungs, models, "; ".join(filter(None, why))
 
     def _fallback(self, standing: _Standing) -> _Standing | str | None:
@@ -362,16 +363,24 @@ class Ladders:
     def _model_on(self, standing: _Standing, device: str) -> LoadedModel:
         if device == standing.model.device:
             return standing.model
-        copy = standing.copy
-        if copy is None or not copy.done():
+        copy = _copied(standing)
+        if copy is None:
             raise ArtifactError("its copy on the CPU is not loaded")
-        return copy.result()
+        return copy
+
+
+def _copied(standing: _Standing) -> LoadedModel | None:
+    """The copy on the CPU, if it was loaded. A load that failed is done a moment before `copy_failed_at` says so."""
+    copy = standing.copy
+    if copy is None or not copy.done() or copy.cancelled() or copy.exception() is not None:
+        return None
+    return copy.result()
 
 
 def _copy_readiness(standing: _Standing) -> Readiness:
-    if standing.copy_failed_at is not None:
-        # It is tried again, but nobody waits for it.
-        return Readiness.FAILED
     if standing.copy is None:
-        return Readiness.ABSENT
+        return Readiness.ABSENT if standing.copy_failed_at is None else Readiness.FAILED
+    # It is tried again, but nobody waits for it.
+    if standing.copy_failed_at is not None or (standing.copy.done() and _copied(standing) is None):
+        return Readiness.FAILED
     return Readiness.READY if standing.copy.done() else Readiness.LOADING

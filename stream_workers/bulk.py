@@ -308,14 +308,18 @@ class BulkIntake:
         wanted = max(-1, record.reply_partition)
         known = self._reply_topics.partitions(record.reply_topic, wanted)
         if not known or wanted >= known:
-            reason = "UNKNOWN_PARTITION" if known else "UNKNOWN_TOPIC"
-            self._metrics.undeliverable(reason)
-            if self._due.due(reason):
-                log.warning(
-                    "bulk result %.200r cannot be delivered: %s %.249r", reply.request_id, reason, record.reply_topic
-                )
+            self.undeliverable(record.reply_topic, "UNKNOWN_PARTITION" if known else "UNKNOWN_TOPIC")
             return []
-        return [Output(record.reply_topic, self._encoded(reply), short_key(record.job.encode()), wanted)]
+        # One to our own topic is not for its sender to spoil.
+        senders = record.reply_topic != self._topics.bulk_results
+        key = short_key(record.job.encode())
+        return [Output(record.reply_topic, self._encoded(reply), key, wanted, senders=senders)]
+
+    def undeliverable(self, topic: str, reason: str) -> None:
+        """A result cannot go to the topic that its sender named."""
+        self._metrics.undeliverable(reason)
+        if self._due.due(reason):
+            log.warning("bulk results cannot be delivered to %.249r: %s", topic, reason)
 
     def _summary(self, parts: Sequence[tuple[BulkPart, Array]], seconds: float, run: Run, device: str) -> Output:
         """Of parts with their scores, of one epoch and version; `seconds`: what their runs took."""

@@ -12,14 +12,15 @@ from __future__ import annotations
 import logging
 import math
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from time import monotonic
 from typing import Any, Final, Protocol
 
-from confluent_kafka import Consumer, KafkaError, KafkaException, Message, Producer, TopicPartition
+from confluent_kafka import Consumer, KafkaError, KafkaException, Producer, TopicPartition
 
 from stream_workers.errands import Errands
-from stream_workers.ledger import Epoch, Ledger, Output
+from stream_workers.ledger import Epoch, Ledger
+from stream_workers.outputs import Attempt, OnGivenUp
 from stream_workers.threads import NamedThread
 
 log = logging.getLogger(__name__)
@@ -30,7 +31,14 @@ ATTEMPTS: Final = 3
 
 
 class CommitFailedError(RuntimeError):
-    """The epoch was not committed and its transaction was aborted: the partitions must be read again."""
+    """The epoch was not committed and its transaction was aborted: the partitions must be read again.
+
+    `given_up`: outputs that are not in the epoch any more, since their topics refuse them.
+    """
+
+    def __init__(self, why: str, *, given_up: int = 0) -> None:
+        super().__init__(why)
+        self.given_up = given_up
 
 
 class AbandonedError(RuntimeError):
@@ -62,21 +70,29 @@ class ExactlyOnce:
     """Outputs and offsets in one transaction."""
 
     def __init__(
-        self, producer: Producer, consumer: Consumer, errands: Errands, *, timeout: float = STEP_SECONDS
+        self,
+        producer: Producer,
+        consumer: Consumer,
+        errands: Errands,
+        on_given_up: OnGivenUp,
+        *,
+        timeout: float = STEP_SECONDS,
     ) -> None:
+        """`on_given_up` is told of each output that its topic refuses: the topic and the error's name."""
         self._producer = producer
         self._consumer = consumer
         self._errands = errands
+        self._on_given_up = on_given_up
         self._timeout = timeout
         self._step_began: float | None = None
         self._step(producer.init_transactions)
 
     def commit(self, epoch: Epoch) -> None:
         """One transaction, tried again within the time-out where Kafka says it may be."""
-        producer = self._producer
+        producer, attempt = self._producer, Attempt(epoch)
         try:
             self._step(lambda _: producer.begin_transaction())
-            produce_all(producer, epoch.outputs)
+            attempt.produce(producer, tell_all=False)
             group = self._errands.ask(self._consumer.consumer_group_metadata, self._timeout)
             if epoch.abandoned:
                 # Its partitions were lost before the group was asked: a fresh membership must not commit for them.
@@ -88,18 +104,18 @@ class ExactlyOnce:
             cause: KafkaError = error.args[0]
             if cause.fatal():
                 raise WorkerFencedError(f"the transactional producer cannot go on: {cause.str()}") from error
-            self._abort(cause.str())
+            self._abort(cause.str(), lambda: attempt.give_up(self._on_given_up, cause))
         except AbandonedError:
             self._abort("its partitions were lost")
         except TimeoutError:
             self._abort("the poll loop did not answer")
 
-    def _abort(self, why: str) -> None:
+    def _abort(self, why: str, give_up: Callable[[], int] = lambda: 0) -> None:
         try:
             self._step(self._producer.abort_transaction)
         except KafkaException as second:
             raise WorkerFencedError(f"a transaction could not be aborted: {second.args[0].str()}") from second
-        raise CommitFailedError(f"transaction aborted: {why}")
+        raise CommitFailedError(f"transaction aborted: {why}", given_up=give_up())
 
     def under_way(self) -> float:
         """See `Delivery`."""
@@ -118,29 +134,42 @@ class AtLeastOnce:
     """Outputs acknowledged first, offsets committed second."""
 
     def __init__(
-        self, producer: Producer, consumer: Consumer, errands: Errands, *, timeout: float = STEP_SECONDS
+        self,
+        producer: Producer,
+        consumer: Consumer,
+        errands: Errands,
+        on_given_up: OnGivenUp,
+        *,
+        timeout: float = STEP_SECONDS,
     ) -> None:
+        """See `ExactlyOnce`."""
         self._producer = producer
         self._consumer = consumer
         self._errands = errands
+        self._on_given_up = on_given_up
         self._timeout = timeout
 
     def commit(self, epoch: Epoch) -> None:
         """Flush, then commit synchronously."""
-        refused: list[KafkaError] = []
-        produce_all(self._producer, epoch.outputs, lambda error, _: refused.append(error) if error else None)
+        attempt = Attempt(epoch)
+        attempt.produce(self._producer, tell_all=True)
         if self._producer.flush(self._timeout) > 0:
             raise CommitFailedError(f"outputs were not acknowledged within {self._timeout:.0f} s")
-        if refused:
-            raise CommitFailedError(f"{len(refused)} outputs were refused: {refused[0].str()}")
+        attempt.give_up(self._on_given_up)
+        if attempt.failed:
+            raise CommitFailedError(f"{len(attempt.failed)} outputs were refused: {attempt.failed[0].str()}")
         try:
-            self._errands.ask(
-                lambda: self._consumer.commit(offsets=offsets_of(epoch), asynchronous=False), self._timeout
-            )
+            self._errands.ask(lambda: self._commit_offsets(epoch), self._timeout)
         except KafkaException as error:
             raise CommitFailedError(f"offsets were not committed: {error.args[0].str()}") from error
         except TimeoutError:
             raise CommitFailedError("offsets were not committed: the poll loop did not answer") from None
+
+    def _commit_offsets(self, epoch: Epoch) -> None:
+        # In the poll loop, where partitions are lost: an epoch that was forgotten meanwhile has no outputs any more.
+        if epoch.abandoned:
+            raise CommitFailedError("offsets were not committed: its partitions were lost")
+        self._consumer.commit(offsets=offsets_of(epoch), asynchronous=False)
 
     def under_way(self) -> float:
         """Each step keeps its time-out: nobody needs to know."""
@@ -164,25 +193,6 @@ def retrying(call: Callable[[float], Any], timeout: float) -> None:
                 raise
         else:
             return
-
-
-def produce_all(
-    producer: Producer,
-    outputs: Sequence[Output],
-    on_delivery: Callable[[KafkaError | None, Message], None] | None = None,
-) -> None:
-    """Hand every output to the producer, waiting for room in its queue where it is full."""
-    for output in outputs:
-        more: dict[str, Any] = {"headers": [*output.headers]} if output.headers else {}
-        while True:
-            try:
-                producer.produce(
-                    output.topic, output.value, output.key, output.partition, on_delivery=on_delivery, **more
-                )
-                break
-            except BufferError:
-                producer.poll(0.05)
-    producer.poll(0)
 
 
 class _Drain:
@@ -315,10 +325,13 @@ class Committer:
 
     def _deliver(self, epoch: Epoch) -> None:
         """Commit, and try again where it was aborted: nothing of it was seen, and a rebalance may just have passed."""
-        for left in reversed(range(ATTEMPTS)):
+        left = ATTEMPTS
+        while True:
             try:
                 self._delivery.commit(epoch)
             except CommitFailedError as error:
+                # What was given up will not be refused again, and there is an end to it.
+                left -= not error.given_up
                 if not left or epoch.abandoned:
                     raise
                 log.info("%s; trying again", error)

@@ -142,8 +142,13 @@ class ControlFollower:
         topic: str,
         state: ControlState,
         on_change: Callable[[ControlState], None],
+        *,
+        on_failure: Callable[[], None] = lambda: None,
     ) -> None:
-        """`config`: librdkafka's; no group is joined, no offset committed. `on_change` runs in this thread."""
+        """`config`: librdkafka's; no group is joined, no offset committed. `on_change` runs in this thread.
+
+        `on_failure` is called, in this thread too, when it ends otherwise than by `stop`; `failure` says why.
+        """
         own: dict[str, Any] = {
             "group.id": "penstock-control",
             "enable.auto.commit": False,
@@ -156,11 +161,14 @@ class ControlFollower:
         self._partition = TopicPartition(topic, 0)
         self._state = state
         self._on_change = on_change
+        self._on_failure = on_failure
         self._at_end = False
         self._next = 0
         self._asked: list[threading.Event] = []
         self._lock = threading.Lock()
         self._stop = threading.Event()
+        # Control is not followed any more then, so that its owner must not go on.
+        self.failure: BaseException | None = None
         self._thread = NamedThread(target=self._run, name="control", daemon=True)
 
     def start(self, timeout: float) -> None:
@@ -195,6 +203,14 @@ class ControlFollower:
         self._consumer.close()
 
     def _run(self) -> None:
+        try:
+            self._follow()
+        except BaseException as error:
+            self.failure = error
+            self._on_failure()
+            raise
+
+    def _follow(self) -> None:
         waiting: list[tuple[int, threading.Event]] = []
         while not self._stop.is_set():
             if self._take(self._consumer.poll(POLL_SECONDS)):

@@ -20,7 +20,7 @@ from __future__ import annotations
 import logging
 import math
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from time import monotonic
 from typing import Any, Final
@@ -164,10 +164,10 @@ class Device:
 
     def forget(self, model: str, version: str) -> None:
         """A version is retired: its lanes, and with them its memory, go as soon as what is in them is done."""
-        self._ladders.forget(model, version)
         with self._wake:
             self._retired.add((model, version))
-            self._drop_retired()
+            gone = self._drop_retired()
+        self._let_go({(model, version), *gone})
 
     def look_again(self) -> None:
         """Lanes that wait for a model see whether it is there, or whether deadlines have passed meanwhile."""
@@ -189,11 +189,22 @@ class Device:
         with self._wake:
             return list(self._lanes)
 
-    def _drop_retired(self) -> None:
-        if self._retired:
-            self._drop(lambda one: (one.key.model, one.key.version) in self._retired)
-            # A version may come back under its name, and is then in use again.
-            self._retired &= {(key.model, key.version) for key in self._lanes}
+    def _drop_retired(self) -> set[tuple[str, str]]:
+        """Drop what is done of the lanes of retired versions; the versions of which nothing is left."""
+        if not self._retired:
+            return set()
+        self._drop(lambda one: (one.key.model, one.key.version) in self._retired)
+        # A version may come back under its name, and is then in use again.
+        left = {(key.model, key.version) for key in self._lanes}
+        gone, self._retired = self._retired - left, self._retired & left
+        return gone
+
+    def _let_go(self, versions: Iterable[tuple[str, str]]) -> None:
+        """Never below the lock of the lanes: the ladders may call back from under their own. What a lane had left was
+        run after its version was retired, and the ladder met it again.
+        """
+        for model, version in versions:
+            self._ladders.forget(model, version)
 
     def _drop(self, unwanted: Callable[[Lane], bool]) -> None:
         for key in [key for key, lane in self._lanes.items() if lane.is_idle and unwanted(lane)]:
@@ -219,9 +230,10 @@ class Device:
                             rows -= self._put_back(lane, served)
                         self._share.spent(ended, ended - began, lane.key.bulk)
                         idle = lane.is_idle
-                        self._drop_retired()
+                        gone = self._drop_retired()
                         in_a_hurry = any(one.rows and not one.held for one in self._lanes.values())
                         self._wake.notify_all()
+                self._let_go(gone)
                 if idle:
                     self._on_idle()
                 self._outlet.put(_Result(lane, served.ended, rows), in_a_hurry=in_a_hurry)

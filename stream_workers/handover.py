@@ -78,7 +78,7 @@ class Handover:
         for place, message in enumerate(messages):
             headers = headers_of(message)
             times = handed_on(headers)
-            if times >= MOST or len(message) > _LARGEST:
+            if times >= MOST or _size(message, headers) > _LARGEST:
                 kept.append(place)
                 continue
             others = tuple(one for one in headers if one[0] != HEADER)
@@ -88,6 +88,11 @@ class Handover:
             self._metrics.handed_on(topic, len(outputs))
             self._ledger.finish(epoch, len(outputs), outputs)
         return kept
+
+
+def _size(message: Message, headers: Headers) -> int:
+    """Bytes of the record, near enough: `len` of a message is that of its value alone."""
+    return len(message) + len(message.key() or b"") + sum(len(name.encode()) + len(own) for name, own in headers)
 
 
 def handed_on(headers: Headers) -> int:

@@ -19,13 +19,14 @@ MAX_KEY: Final = 4096
 
 @dataclass(frozen=True, slots=True)
 class Output:
-    """A record that is published in the transaction of its epoch."""
+    """A record that is published in the transaction of its epoch. `senders`: to a topic that a sender named."""
 
     topic: str
     value: bytes
     key: bytes | None = None
     partition: int = -1
     headers: tuple[tuple[str, bytes], ...] = ()
+    senders: bool = False
 
 
 def short_key(key: bytes | None) -> bytes | None:

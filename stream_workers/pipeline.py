@@ -104,6 +104,7 @@ class Pipeline:
         self._failure: BaseException | None = None
         self._lag_at = 0.0
         self._answered: list[float] = []
+        self._taken_away: set[tuple[str | None, int | None]] = set()
         self._committer: Committer | None = None
 
     def committed(self, epoch: Epoch, seconds: float) -> None:
@@ -163,7 +164,11 @@ class Pipeline:
             return []
         messages = [first]
         if not self._paused:
+            self._taken_away.clear()
             messages += self._consumer.consume(self._max_poll - 1, 0)
+            # What consume() holds back of partitions that went within it, it does not know of the first.
+            if (first.topic(), first.partition()) in self._taken_away:
+                del messages[0]
         good = [message for message in messages if message.error() is None]
         for message in messages if len(good) < len(messages) else ():
             self._complain(message.error())
@@ -258,6 +263,7 @@ class Pipeline:
     def _revoked(self, consumer: Consumer, partitions: list[TopicPartition]) -> None:
         del consumer
         log.info("%s: giving back %s", self._name, _named(partitions))
+        self._taken_away.update((place.topic, place.partition) for place in partitions)
         if self._committer is None or self._ledger.halted:
             return
         # What a commit under way has taken already counts: one that hangs never ends, and the next owner waits.
@@ -269,6 +275,7 @@ class Pipeline:
     def _lost(self, consumer: Consumer, partitions: list[TopicPartition]) -> None:
         del consumer
         log.warning("%s: lost %s; what was in flight is theirs to do again", self._name, _named(partitions))
+        self._taken_away.update((place.topic, place.partition) for place in partitions)
         self._ledger.halt()
 
     def _tell_lag(self) -> None:

@@ -22,7 +22,7 @@ from schemas.tensors import Array
 from schemas.topics import MAX_MESSAGE_BYTES, Topics
 from stream_workers.ledger import Epoch, Ledger, Output
 from stream_workers.ops import WorkerMetrics
-from stream_workers.prediction_log import encoded, log_record
+from stream_workers.prediction_log import CLIPPED, encoded, log_record
 from stream_workers.replies import ReplySender
 from stream_workers.runs import Run
 from stream_workers.summary_figures import latency_histogram, score_figures
@@ -307,7 +307,7 @@ class Publisher:
         features: Mapping[str, tuple[int, ...]] | None = None,
     ) -> Output:
         one = summary_of(pieces, batch_id, self._worker, now, device, run, scores, code, features)
-        return Output(self._topics.summaries, self._codec.encode(one), pieces[0].model.encode())
+        return Output(self._topics.summaries, self._codec.encode(one), one.model.encode())
 
 
 def summary_of(
@@ -323,6 +323,8 @@ def summary_of(
 ) -> BatchSummary:
     """The summary of one run, or of requests that ended without one."""
     first = pieces[0]
+    # A sender may make up names of megabytes, and a record that Kafka refuses would hold up its partition for ever.
+    model, experiment = (text[:CLIPPED] for text in (first.model, first.experiment))
     requests = sum(piece.count for piece in pieces)
     rows = sum(piece.rows for piece in pieces) if run else requests
     weights = np.repeat([piece.rows_each if run else 1 for piece in pieces], [piece.count for piece in pieces])
@@ -333,9 +335,9 @@ def summary_of(
         batch_id=batch_id,
         worker=worker,
         device=device,
-        model=first.model,
-        version=first.version,
-        experiment=first.experiment,
+        model=model,
+        version=first.version[:CLIPPED],
+        experiment=experiment,
         variant=first.variant,
         topic=first.topic,
         scored_at=now,

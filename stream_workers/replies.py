@@ -31,6 +31,8 @@ UNKNOWN_SECONDS: Final = 2.0
 ANY_PARTITION: Final = 2**31 - 1
 # What Kafka takes as a topic's name; asking for another one is in vain, or an error.
 _NAME: Final = re.compile(r"[a-zA-Z0-9._-]{1,249}")
+# Kafka's own topics, which take nothing from anybody.
+_KAFKAS: Final = "__"
 
 PartitionsOf = Callable[[str], int]
 
@@ -46,7 +48,7 @@ class ReplyTopics:
 
     def partitions(self, topic: str, wanted: int = -1) -> int:
         """Partitions of the topic; 0 where replies cannot go there. `wanted`: a partition somebody waits on."""
-        if _NAME.fullmatch(topic) is None or topic in (".", ".."):
+        if _NAME.fullmatch(topic) is None or topic in (".", "..") or topic.startswith(_KAFKAS):
             return 0
         now = self._clock()
         count, asked = self._known.get(topic, (0, float("-inf")))

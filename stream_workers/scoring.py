@@ -41,6 +41,7 @@ from stream_workers.handover import Handover
 from stream_workers.intake import RequestIntake
 from stream_workers.ledger import Ledger
 from stream_workers.ops import Health, WorkerMetrics
+from stream_workers.outputs import OnGivenUp
 from stream_workers.pipeline import Pipeline, PipelineError
 from stream_workers.publish import Publisher
 from stream_workers.replies import ReplySender, ReplyTopics
@@ -175,7 +176,7 @@ class ScoringWorker:
                 dead = self._standby.tick() or self._models.must_leave()
                 self._device.look_again()
                 self._tell_memory()
-                failure = self._device.failure or self._load_failure or dead
+                failure = self._device.failure or self._load_failure or dead or control.failure
                 if failure is not None:
                     failures.append(failure)
                     # What waits for the device has no end to wait for.
@@ -183,6 +184,8 @@ class ScoringWorker:
                         ledger.halt()
                     stop.set()
         finally:
+            # Whatever ended this loop: nobody may go on without the one who looks after the device and the models.
+            stop.set()
             for thread in threads:
                 thread.join()
             self._teller.stop()
@@ -302,7 +305,9 @@ class ScoringWorker:
             # What is scored leaves only its outputs behind; the rest is bounded by what a crash may cost to do again.
             return max(intake.bytes_in_flight, ledger.held_bytes, ledger.uncommitted_bytes / REDO) > most
 
-        return self._pipeline("bulk", consumer, self._config.topics.bulk, ledger, intake.take, None, held_back)
+        return self._pipeline(
+            "bulk", consumer, self._config.topics.bulk, ledger, intake.take, None, held_back, intake.undeliverable
+        )
 
     def _pipeline(
         self,
@@ -313,6 +318,7 @@ class ScoringWorker:
         take: Callable[[Any], None],
         replies: ReplySender | None,
         held_back: Callable[[], bool],
+        on_given_up: OnGivenUp = lambda _topic, _reason: None,
     ) -> tuple[Pipeline, Committer]:
         config = self._config
         bulk = name == "bulk"
@@ -335,7 +341,7 @@ class ScoringWorker:
         )
         committer = Committer(
             ledger,
-            self._clients.delivery(name, consumer, errands),
+            self._clients.delivery(name, consumer, errands, on_given_up),
             replies or _NoReplies(),
             interval=config.commit_interval,
             on_commit=pipeline.committed,

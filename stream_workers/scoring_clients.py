@@ -14,6 +14,7 @@ from stream_workers.commit import AtLeastOnce, Delivery, ExactlyOnce
 from stream_workers.errands import Errands
 from stream_workers.librdkafka import OnFailure
 from stream_workers.ops import Health
+from stream_workers.outputs import OnGivenUp
 from stream_workers.reply_producers import ReplyProducer, reply_producer
 from stream_workers.scoring_config import ScoringConfig
 
@@ -83,18 +84,18 @@ class ScoringClients:
         """The properties of a consumer that follows control."""
         return dict(self._config.consumer("penstock-control", logger=KAFKA_LOG))
 
-    def delivery(self, name: str, consumer: Consumer, errands: Errands) -> Delivery:
-        """How the pipeline `name` makes outputs and offsets durable."""
+    def delivery(self, name: str, consumer: Consumer, errands: Errands, on_given_up: OnGivenUp) -> Delivery:
+        """How the pipeline `name` makes outputs and offsets durable. `on_given_up`: see `commit.ExactlyOnce`."""
         config = self._config
         # Commits are grouped already, so what is left to linger for is one record more.
         own: dict[str, Any] = {"linger.ms": 1, "compression.type": "lz4", "logger": KAFKA_LOG}
         if config.delivery == "at-least-once":
-            return AtLeastOnce(Producer(dict(config.producer(**own))), consumer, errands)
+            return AtLeastOnce(Producer(dict(config.producer(**own))), consumer, errands, on_given_up)
         own |= {
             "transactional.id": f"{config.group}-{name}-{config.name}",
             "transaction.timeout.ms": TRANSACTION_TIMEOUT_MS,
         }
-        return ExactlyOnce(Producer(dict(config.producer(**own))), consumer, errands)
+        return ExactlyOnce(Producer(dict(config.producer(**own))), consumer, errands, on_given_up)
 
     def replies(self, on_failure: OnFailure) -> ReplyProducer:
         """A producer of replies."""

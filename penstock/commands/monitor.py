@@ -60,7 +60,11 @@ def monitor(
                 console.print_json({**about, "broker": kafka.bootstrap_servers}, in_one_line=True)
             plans = Plans(codec)
             follower = ControlFollower(
-                kafka.consumer("penstock-control", logger=LOG), kafka.topics.control, plans, lambda _state: None
+                kafka.consumer("penstock-control", logger=LOG),
+                kafka.topics.control,
+                plans,
+                lambda _state: None,
+                on_failure=stop.set,
             )
             follower.start(timeout=60.0)
             health.set("control", True)
@@ -70,6 +74,8 @@ def monitor(
                 metrics = MonitorMetrics(registry)
                 with rollout_watch(settings, codec, plans, alerts, registry, health, stop):
                     Monitor(config, codec, rules, alerts, _stop(settings), metrics, health).run(stop)
+                if follower.failure is not None:
+                    raise follower.failure
             finally:
                 follower.stop()
     except (*EXPECTED, ControlError, MonitorConfigError, OpsServerError, RegistryUnavailableError) as error:

@@ -255,6 +255,14 @@ def test_a_record_that_is_all_id_is_refused_and_harms_nobody(scene: Scene) -> No
     assert fate.code is Code.TOO_LARGE
 
 
+def test_a_record_that_is_all_model_name_is_refused_and_harms_nobody(scene: Scene) -> None:
+    bad = replace(scene.request("sum", GOOD, version="1"), model="m" * 4_300_000, experiment="e" * 1_000_000)
+    neighbours = [good(scene) for _ in range(2)]
+    scene.send(neighbours[0], bad, neighbours[1])
+    assert_unharmed(scene, neighbours)
+    assert scene.fate(bad).code is Code.TOO_LARGE
+
+
 def test_a_dead_letter_keeps_all_of_a_large_record_that_fits(scene: Scene) -> None:
     junk = b"junk" + bytes(1_500_000)
     scene.send(junk)

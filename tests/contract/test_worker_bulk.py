@@ -8,8 +8,10 @@ from typing import Any
 
 import numpy as np
 import pytest
+from confluent_kafka.admin import AdminClient, NewTopic
 from worker_process import Scene
 
+from penstock.brokers import ApacheKafka
 from schemas.codes import Code
 from schemas.records import ScoreBatch, Tensor
 from schemas.tensors import Array, to_tensor
@@ -140,6 +142,28 @@ def test_batches_that_nobody_can_be_answered_block_nothing(scene: Scene) -> None
     assert scene.batch_answer(odd).reply.code is Code.OK
     after = [worker.metric("penstock_replies_undeliverable_total", reason=reason) for reason in reasons]
     assert [b - a for a, b in zip(before, after, strict=True)] == [2, 1]
+
+
+def test_results_that_their_sender_s_topic_does_not_take_block_nothing(scene: Scene) -> None:
+    if not isinstance(scene.broker, ApacheKafka):
+        pytest.skip("the embedded broker takes a record of any size")
+    topic = f"{scene.topics.prefix}narrow"
+    narrow = NewTopic(topic, 2, 1, config={"max.message.bytes": "1000"})
+    admin = AdminClient({"bootstrap.servers": scene.broker.address})
+    admin.create_topics([narrow])[topic].result(30)
+    before = scene.worker.metric("penstock_replies_undeliverable_total", reason="MSG_SIZE_TOO_LARGE")
+    noise = np.random.default_rng(1).standard_normal((1_000, 3)).astype(np.float32)
+    wide = scene.batch("sum", 1_000, version="1", inputs=tensors({"x": noise}), reply_topic=topic)
+    lost = [replace(wide, sequence=number, reply_partition=number % 2) for number in range(5)]
+    # More of them than a commit is tried, and each has a neighbour.
+    fine = [scene.batch("named", 1, columns=ONE) for _ in lost]
+    scene.send(*(one for pair in zip(lost, fine, strict=True) for one in pair))
+    for one in fine:
+        assert scene.batch_answer(one).reply.code is Code.OK
+    scene.wait(
+        "all to be given up",
+        lambda: scene.worker.metric("penstock_replies_undeliverable_total", reason="MSG_SIZE_TOO_LARGE") == before + 5,
+    )
 
 
 def test_an_unreadable_batch_is_a_dead_letter_of_the_bulk_topic(scene: Scene) -> None:

@@ -10,7 +10,7 @@ from confluent_kafka import KafkaError, TopicPartition
 
 from stream_workers.commit import AtLeastOnce, CommitFailedError
 from stream_workers.errands import Errands
-from stream_workers.ledger import Epoch, Output
+from stream_workers.ledger import Epoch, Ledger, Output
 
 EPOCH = Epoch(0, offsets={("requests", 1): 7}, outputs=[Output("predictions", b"a"), Output("gone", b"b")])
 
@@ -20,7 +20,9 @@ class Broker:
 
     def __init__(self, refuses: str = "", queue: int = 10, unacknowledged: int = 0) -> None:
         self.refuses, self.room, self.left = refuses, queue, unacknowledged
+        self.reason = KafkaError.UNKNOWN_TOPIC_OR_PART
         self.events: list[str] = []
+        self.given_up: list[tuple[str, str]] = []
         self._callbacks: list[tuple[Callable[..., Any], KafkaError | None]] = []
 
     def produce(self, topic: str, value: bytes, key: bytes | None, partition: int, on_delivery: Any = None) -> None:
@@ -28,7 +30,7 @@ class Broker:
         if self.room == 0:
             raise BufferError
         self.room -= 1
-        error = KafkaError(KafkaError.UNKNOWN_TOPIC_OR_PART) if topic == self.refuses else None
+        error = KafkaError(self.reason) if topic == self.refuses else None
         self._callbacks.append((on_delivery, error))
         self.events.append(f"produce {topic}")
 
@@ -53,7 +55,7 @@ class Broker:
 def delivery(broker: Broker) -> AtLeastOnce:
     errands = Errands()
     errands.own()
-    return AtLeastOnce(broker, broker, errands, timeout=1)  # type: ignore[arg-type]
+    return AtLeastOnce(broker, broker, errands, lambda *told: broker.given_up.append(told), timeout=1)  # type: ignore[arg-type]
 
 
 def test_outputs_are_acknowledged_before_the_offsets_are_committed() -> None:
@@ -67,3 +69,36 @@ def test_without_the_outputs_no_offset_is_committed(broker: Broker) -> None:
     with pytest.raises(CommitFailedError):
         delivery(broker).commit(EPOCH)
     assert broker.events[-1] == "flush"
+
+
+def test_an_epoch_forgotten_while_its_outputs_were_sent_commits_nothing() -> None:
+    broker, ledger = Broker(), Ledger()
+    epoch = ledger.admit({("requests", 0): 7}, 1, 10)
+    ledger.finish(epoch, 1, [Output("predictions", b"a")])
+    flush = broker.flush
+
+    def lost_meanwhile(timeout: float) -> int:
+        ledger.halt()
+        return flush(timeout)
+
+    broker.flush = lost_meanwhile  # type: ignore[method-assign]
+    with pytest.raises(CommitFailedError, match="partitions were lost"):
+        delivery(broker).commit(epoch)
+    assert broker.events == ["produce predictions", "flush"]
+
+
+@pytest.mark.parametrize("senders", [True, False])
+def test_what_a_sender_s_topic_refuses_for_good_is_given_up_and_what_ours_refuse_is_not(senders: bool) -> None:
+    broker = Broker(refuses="theirs")
+    broker.reason = KafkaError.MSG_SIZE_TOO_LARGE
+    epoch = Epoch(0, offsets={("bulk", 1): 7})
+    epoch.outputs = [Output("theirs", b"a", senders=senders), Output("summaries", b"b")]
+    if not senders:
+        with pytest.raises(CommitFailedError, match="1 outputs were refused"):
+            delivery(broker).commit(epoch)
+        assert (broker.events[-1], broker.given_up) == ("flush", [])
+        return
+    delivery(broker).commit(epoch)
+    assert broker.events[-1] == "commit [('bulk', 1, 7)]"
+    assert broker.given_up == [("theirs", "MSG_SIZE_TOO_LARGE")]
+    assert [one.topic for one in epoch.outputs] == ["summaries"]

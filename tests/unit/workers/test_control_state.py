@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import json
+import threading
+import time
 from typing import Any
 
 import pytest
+from confluent_kafka import KafkaError
 
+from models.rollout import Rollout
 from models.routing import Experiment
 from schemas.codec import Codec, DecodeError, schema_fingerprint
 from schemas.framing import MARKER
 from schemas.records import Control, ScoreRequest
-from stream_workers.control import ControlState
+from stream_workers.control import ControlFollower, ControlState
 
 CODEC = Codec()
 
@@ -160,3 +164,64 @@ def test_a_foreign_schema_makes_its_records_readable() -> None:
     put(state, "schema", "control-2", schema)
     state.apply(b"model/m", value)
     assert state.live == {"m": "9"}
+
+
+@pytest.mark.parametrize("number", ["1" + "0" * 400, "1e400", "NaN"])
+def test_a_number_that_is_none_keeps_the_last_good_rollout(state: ControlState, number: str) -> None:
+    rollout = Rollout("m", "2", "1", "s", 0, 0, steps=(100, 10_000), hold_seconds=31.5, min_requests=100)
+    assert put(state, "rollout", "m", rollout.to_json()) == "rollout"
+    spoilt = rollout.to_json().replace("31.5", number)
+    assert spoilt != rollout.to_json()
+    assert put(state, "rollout", "m", spoilt, revision=2) == ""
+    assert state.rollouts == {"m": rollout}
+
+
+class Polled:
+    """A control topic of one entry and its end, then another entry."""
+
+    def __init__(self, *_: Any, **__: Any) -> None:
+        self.left: list[Any] = [Entry(), Entry(KafkaError(KafkaError._PARTITION_EOF)), Entry()]
+
+    def assign(self, _: Any) -> None: ...
+
+    def close(self) -> None: ...
+
+    def poll(self, timeout: float) -> Any:
+        return self.left.pop(0) if self.left else time.sleep(timeout)
+
+
+class Entry:
+    def __init__(self, error: KafkaError | None = None) -> None:
+        self._error = error
+
+    def error(self) -> KafkaError | None:
+        return self._error
+
+    def key(self) -> bytes:
+        return b"model/m"
+
+    def value(self) -> None:
+        return None
+
+    def offset(self) -> int:
+        return 0
+
+
+def test_a_follower_that_cannot_go_on_says_so(monkeypatch: pytest.MonkeyPatch, state: ControlState) -> None:
+    monkeypatch.setattr("stream_workers.control.Consumer", Polled)
+    monkeypatch.setattr(threading, "excepthook", lambda _: None)
+    ended = threading.Event()
+    apply, calls = state.apply, []
+
+    def failing(key: bytes, value: bytes | None) -> str:
+        calls.append(key)
+        if len(calls) == 2:
+            raise RuntimeError("a bug")
+        return apply(key, value)
+
+    state.apply = failing  # type: ignore[method-assign]
+    follower = ControlFollower({}, "control", state, lambda _: None, on_failure=ended.set)
+    follower.start(5)
+    assert ended.wait(5)
+    assert str(follower.failure) == "a bug"
+    follower.stop()

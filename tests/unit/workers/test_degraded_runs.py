@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import gc
 import threading
+import weakref
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,6 +20,7 @@ from worker_pieces import bulk_part, requests
 from models.batching import BatchLimits
 from models.breaker import BreakerState
 from models.degradation import Level
+from models.errors import ModelError
 from models.ladder import KEEP_SECONDS, Ladders
 from models.loading import LoadedModel
 from models.registry import ModelStore
@@ -371,3 +375,32 @@ def test_a_limit_is_what_both_halves_of_a_run_fitted_into(
     assert told
     assert all(fitted <= capacity < rows for rows, fitted in told)
     assert {ended.run.degraded for ended in done.ended} == {"half-batch"}
+
+
+def test_a_copy_whose_load_has_just_failed_is_not_waited_for_and_breaks_nothing(world: Callable[..., World]) -> None:
+    one = world().start()
+    standing = one.ladders._standing(one.model)
+    standing.own.failed(one.now, "lost", fatal=True)
+    standing.copy = Future()
+    standing.copy.set_exception(ModelError("no such file"))
+    # What the callback of the load is about to note.
+    assert standing.copy_failed_at is None
+    assert one.level() is Level.UNAVAILABLE
+    pick = one.ladders.pick(one.model)
+    assert (pick.model, pick.wait) == (None, False)
+
+
+def test_a_retired_version_s_memory_goes_with_the_last_of_its_work(world: Callable[..., World]) -> None:
+    one = world().start()
+    one.device.stop()
+    device = Device(ladders=one.ladders)
+    inputs = {"x": np.arange(4)}
+    device.submit(KEY, one.model, requests(range(4), inputs=inputs), one.sink, lambda: LIMITS)
+    device.forget("m", "1")
+    held = weakref.ref(one.model)
+    del one.model
+    device.start(1)
+    one.sink.wait(range(4))
+    device.stop()
+    gc.collect()
+    assert held() is None
