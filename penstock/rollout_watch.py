@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Final
 
 from prometheus_client import CollectorRegistry
 
+from penstock.pools import pool_topics
 from producers.control import ControlTopic
 from stream_workers.rollout import RolloutDriver
 from stream_workers.rollout_metrics import RolloutMetrics
@@ -48,11 +49,12 @@ def rollout_watch(
         yield
         return
     kafka, failures = settings.kafka, []
+    bulk = frozenset(pool_topics(settings, pool).bulk for pool in ("", *settings.pools))
     driver = RolloutDriver(
         state,
         ControlTopic(kafka.client(), codec, kafka.topics.control),
         alerts,
-        partial(RolloutSources, kafka.client(), codec, kafka.topics),
+        partial(RolloutSources, kafka.client(), codec, kafka.topics, bulk),
         RolloutMetrics(registry),
         wall=lambda: time.time_ns() // 1000,
         beat=partial(health.beat, "rollouts", SILENT_SECONDS),

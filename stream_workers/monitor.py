@@ -19,9 +19,12 @@ import asyncio
 import logging
 import threading
 import time
-from collections.abc import Callable, MutableMapping, Sequence
+from collections.abc import Callable, Mapping, MutableMapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Final, Protocol
+from typing import Any, Final, Protocol, cast
+
+import faust
+from faust.types import TP
 
 from producers.errors import BrokerUnavailableError
 from producers.publisher import DeliveryError, create_topics
@@ -30,6 +33,7 @@ from schemas.records import Alert, BatchSummary
 from schemas.topics import Topics, TopicSpec
 from stream_workers.guardrails import Breach, Recovery
 from stream_workers.monitor_alerts import alert_of
+from stream_workers.monitor_consumer import Consumer
 from stream_workers.monitor_faust import FaustConfig, make_app
 from stream_workers.monitor_metrics import MonitorMetrics
 from stream_workers.monitor_watch import Entries, Rules, Span, Watch, partition_of
@@ -43,7 +47,7 @@ LOOK_SECONDS: Final = 1.0
 PULSE_SECONDS: Final = 60.0
 # Longer than a restart of Kafka takes.
 KEEP_SECONDS: Final = 60.0
-# Services that have only begun to start take long to end.
+# Twice at most. Services that have only begun to start take long to end, and so may a step.
 STOP_SECONDS: Final = 5.0
 
 
@@ -115,6 +119,7 @@ class Monitor:
         self._wall = wall
         self._watches: dict[int, Watch] = {}
         self._doubtful: set[str] = set()
+        self._shared_out = 0
         self._failure: BaseException | None = None
         self._one_step = asyncio.Lock()
         health.set("kafka", False, "the monitor has not joined its group yet")
@@ -181,30 +186,63 @@ class Monitor:
                 self._failure = self._failure or MonitorError(f"Faust gave up: {type(reason).__name__}: {reason}")
         finally:
             starting.cancel()
-            # What is not done by then is done by the next one, as after a crash.
-            await asyncio.wait({asyncio.ensure_future(app.stop())}, timeout=STOP_SECONDS)
+            await self._end(app)
             stop.set()
             await waiting
             ending.cancel()
             crash.cancel()
+
+    async def _end(self, app: faust.App) -> None:
+        """Stop Faust, which waits for what was handed out. What is not done by then the next monitor does."""
+        consumer = cast(Consumer | None, app._consumer)
+        if self._failure is not None and consumer is not None:
+            # The error holds on to a batch that nobody acknowledges any more.
+            consumer.give_up()
+        stopping = asyncio.ensure_future(app.stop())
+        await asyncio.wait({stopping}, timeout=STOP_SECONDS)
+        if not stopping.done():
+            if consumer is not None:
+                consumer.give_up()
+            await asyncio.wait({stopping}, timeout=STOP_SECONDS)
 
     # -- partitions come and go
 
     async def _revoked(self, *_: Any, **__: Any) -> None:
         """All partitions, before each rebalance."""
         self._watches = {}
+        self._shared_out += 1
         self._health.set("kafka", False, "partitions are being shared out")
 
     async def _assigned(self, *_: Any, **__: Any) -> None:
-        """The table holds what the changelog says of the partitions that are ours now: watch on from there."""
-        topic = self._config.topics.summaries
-        assigned = sorted(tp.partition for tp in self._app.assignor.assigned_actives() if tp.topic == topic)
-        self.restore(assigned, self._table.data)
-        log.info("watching partitions %s of %s", assigned, topic)
-        self._health.set("kafka", True)
+        """The table holds what the changelog says of the partitions that are ours now: watch on from there.
 
-    def restore(self, assigned: Sequence[int], stored: MutableMapping[bytes, bytes]) -> None:
-        """Watch on where the monitor before left off; drops from `stored` what belongs to other partitions."""
+        Faust reads their summaries when this is over. Raises `MonitorError`.
+        """
+        topic, shared_out = self._config.topics.summaries, self._shared_out
+        assigned = sorted(tp.partition for tp in self._app.assignor.assigned_actives() if tp.topic == topic)
+        ends = await self._ends(assigned)
+        async with self._one_step:
+            if shared_out == self._shared_out:
+                await self._keep(self.restore(assigned, self._table.data, ends))
+        if shared_out == self._shared_out:
+            log.info("watching partitions %s of %s", assigned, topic)
+            self._health.set("kafka", True)
+
+    async def _ends(self, partitions: Sequence[int]) -> dict[int, int]:
+        topic = self._config.topics.summaries
+        try:
+            asked = cast(Consumer, self._app.consumer).log_ends([TP(topic, one) for one in partitions])
+            return {tp.partition: end for tp, end in (await asyncio.wait_for(asked, KEEP_SECONDS)).items()}
+        except Exception as error:
+            raise MonitorError(f"Kafka does not say where {topic} ends: {type(error).__name__}: {error}") from error
+
+    def restore(
+        self, assigned: Sequence[int], stored: MutableMapping[bytes, bytes], ends: Mapping[int, int]
+    ) -> Entries:
+        """Watch on where the monitor before left off; drops from `stored` what belongs to other partitions.
+
+        `ends`: the offset that each partition's next record will have. Returns what is to be kept before any counts.
+        """
         wall = self._wall()
         kept: dict[int, dict[str, str]] = {partition: {} for partition in assigned}
         for key in list(stored):
@@ -221,6 +259,20 @@ class Monitor:
         }
         # What a monitor before has not kept as told may be told all the same.
         self._doubtful = {one.alert_id for watch in self._watches.values() for one in watch.untold()}
+        entries: Entries = {}
+        for partition, watch in self._watches.items():
+            last, gone = watch.offset, watch.cut_to(ends[partition])
+            if gone:
+                log.warning(
+                    "%s[%d] ends at offset %d, but %d was counted: it was deleted or has lost its end. Its windows are "
+                    "dropped, and what it holds now is counted",
+                    config.topics.summaries,
+                    partition,
+                    ends[partition],
+                    last,
+                )
+            entries |= gone
+        return entries
 
     # -- a step: count, keep, act, keep, acknowledge
 

@@ -13,6 +13,7 @@ from typing import Any, Final
 import faust
 
 from stream_workers.monitor_consumer import Transport
+from stream_workers.monitor_recovery import Tables
 
 ADDRESS: Final = "bootstrap.servers"
 _VERIFY: Final = "enable.ssl.certificate.verification"
@@ -59,6 +60,7 @@ def make_app(config: FaustConfig) -> faust.App:
         broker_client_id="penstock",
         consumer_auto_offset_reset="earliest",
         store=STORE,
+        TableManager=Tables,
         # Faust makes this folder although nothing of ours is in it; its own choice is the current one.
         datadir=Path(tempfile.gettempdir()) / f"penstock-{os.getuid()}-faust",
         topic_partitions=config.partitions,

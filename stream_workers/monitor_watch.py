@@ -96,6 +96,23 @@ class Watch:
         watch._heard = (watch.windows.now, wall)
         return watch
 
+    def cut_to(self, end: int) -> Entries:
+        """Forget the windows where the log ends at `end`, before what was counted: it was made anew or lost its end.
+
+        `end`: the offset that its next record will have. Such a log is read from its beginning, and what it holds must
+        count, also where it counted before: marks of a log that is gone would pass it over. Time does not go back, so
+        that what is older than a window is late and raises nothing again. Breaches stay, for an alert that is out must
+        be followed to its end: the next look finds its series in the new windows, or that it has no rows.
+        """
+        if self.offset < end:
+            return {}
+        entries = self._gone([pane for series, _ in self.windows.totals() for pane in self.windows.panes(series)])
+        now, self.windows = self.windows.now, Windows(self.span.width, self.span.pane)
+        self.windows.advance(now)
+        self.offset = -1
+        # Last: a monitor that is killed before it is kept cuts again.
+        return entries | self._mark()
+
     def take(self, records: Iterable[tuple[int, BatchSummary, bool]], wall: int) -> Entries:
         """Count records, each with its offset and whether it is of bulk scoring, and look at every window."""
         entries: Entries = {}
@@ -110,8 +127,7 @@ class Watch:
                 entries[self._pane_key(pane)] = dumps(pane_to_json(pane))
             self.offset = offset
         self._heard = (self.windows.now, wall)
-        entries[self._key("mark")] = dumps({"now": self.windows.now, "offset": self.offset})
-        return entries | self.look()
+        return entries | self._mark() | self.look()
 
     def idle(self, wall: int) -> Entries:
         """Nothing came until `wall`: where that is so for a while, time goes on all the same."""
@@ -190,6 +206,9 @@ class Watch:
     def _keep(self, breach: Breach) -> Entries:
         self.breaches[breach.series, breach.rule, breach.feature] = breach
         return {self._breach_key(breach): dumps(breach.to_json())}
+
+    def _mark(self) -> Entries:
+        return {self._key("mark"): dumps({"now": self.windows.now, "offset": self.offset})}
 
     def _gone(self, panes: Sequence[Pane]) -> Entries:
         return {self._pane_key(pane): None for pane in panes}

@@ -25,8 +25,11 @@ SKEW_MS: Final = 10_000
 class RolloutSources:
     """The `Sources` of a running driver. No group is joined, no offset committed: every driver reads all there is."""
 
-    def __init__(self, config: Config, codec: Codec, topics: Topics, since: int) -> None:
-        """Reads on from `since` (microseconds since the epoch). Raises `BrokerUnavailableError`."""
+    def __init__(self, config: Config, codec: Codec, topics: Topics, bulk: frozenset[str], since: int) -> None:
+        """Reads on from `since` (microseconds since the epoch). Raises `BrokerUnavailableError`.
+
+        `bulk`: the topics of bulk batches, of every pool: nobody waits for those, and they tell of no request.
+        """
         own: dict[str, Any] = {
             "group.id": "penstock-rollouts",
             "enable.auto.commit": False,
@@ -34,6 +37,7 @@ class RolloutSources:
         }
         self._codec = codec
         self._topics = topics
+        self._bulk = bulk
         self._consumer = Consumer(client_config(config, own))
         try:
             self._consumer.assign(self._places(max(0, since // 1000 - SKEW_MS)))
@@ -54,7 +58,7 @@ class RolloutSources:
             except DecodeError as error:
                 log.warning("%s offset %s is left out: %s", message.topic(), message.offset(), error)
                 continue
-            if one.topic != self._topics.bulk:
+            if one.topic not in self._bulk:
                 found.append((one, message.offset() or 0, message.topic() == self._topics.shadow_summaries))
         return found
 

@@ -120,7 +120,11 @@ def array_of(pair: str) -> tuple[str, Array]:
         console.fail(f"--input {name}: unknown datatype {datatype!r}; use {BYTES} or {', '.join(DATATYPES)}")
     try:
         values = json.loads(text)
-        return name, np.array(values, dtype=object if datatype == BYTES else DATATYPES[datatype])
+        array = np.array(values, dtype=object if datatype == BYTES else DATATYPES[datatype])
+        # numpy cuts what is behind the point without a word.
+        if array.dtype.kind in "iu" and not np.array_equal(array, np.array(values)):
+            raise ValueError(f"{text} does not fit {datatype}, which has whole numbers only")
+        return name, array
     except (ValueError, TypeError, OverflowError) as error:
         console.fail(f"--input {name}: {error}")
 

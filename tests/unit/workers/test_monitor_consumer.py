@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from types import SimpleNamespace
-from typing import Any, ClassVar
+from typing import Any
 from unittest import mock
 
 from aiokafka import TopicPartition
-from aiokafka.consumer.fetcher import Fetcher, FetchResult
+from aiokafka.consumer.fetcher import READ_COMMITTED, Fetcher, FetchResult
+from aiokafka.protocol.offset import OffsetRequest, OffsetRequest_v3
 from faust.tables.recovery import Recovery
-from faust.types import TP
+from faust.types import TP, Message
 from mode import Service
 
 from stream_workers.monitor_consumer import Active, Consumer, Thread
@@ -20,40 +21,91 @@ from stream_workers.monitor_faust import FaustConfig, make_app
 SUMMARIES, CHANGELOG = TP("summaries", 0), TP("g-windows-changelog", 0)
 
 
-def test_what_was_never_committed_is_read_again_from_its_beginning() -> None:
-    class Client:
-        sought: ClassVar[dict[TopicPartition, int]] = {}
+class Broker:
+    """What aiokafka's fetcher asks a broker through: where logs end, and where what is committed of them does."""
 
-        async def seek_to_committed(self) -> dict[TopicPartition, int | None]:
-            return {
-                TopicPartition("summaries", 0): None,
-                TopicPartition("summaries", 1): 7,
-                TopicPartition("summaries", 2): 0,
-                TopicPartition("windows-changelog", 0): None,
-            }
+    def __init__(self, ends: Mapping[TopicPartition, int], stable: Mapping[TopicPartition, int]) -> None:
+        self.ends, self.stable = ends, stable
+        self.cluster = SimpleNamespace(leader_for_partition=lambda _: 1)
 
-        async def beginning_offsets(self, partitions: list[TopicPartition]) -> dict[TopicPartition, int]:
-            return {one: 3 + one.partition for one in partitions}
+    async def _maybe_wait_metadata(self) -> None:
+        """It is there."""
 
-        def seek(self, partition: TopicPartition, offset: int) -> None:
-            self.sought[partition] = offset
+    async def send(self, _node: int, request: OffsetRequest) -> Any:
+        asked = request.build(OffsetRequest_v3)
+        ends = self.stable if asked.isolation_level == READ_COMMITTED else self.ends
+        found = [
+            (topic, [(one, 0, -1, ends[TopicPartition(topic, one)]) for one, _ in own]) for topic, own in asked.topics
+        ]
+        return SimpleNamespace(topics=found, API_VERSION=3)
 
-    client = Client()
+
+class Client:
+    """aiokafka's consumer with its own fetcher."""
+
+    def __init__(self, committed: Mapping[TopicPartition, int | None], broker: Broker) -> None:
+        self.committed = committed
+        self.sought: dict[TopicPartition, int] = {}
+        self._fetcher = object.__new__(Fetcher)
+        self._fetcher._client, self._fetcher._isolation_level = broker, READ_COMMITTED
+
+    async def seek_to_committed(self) -> Mapping[TopicPartition, int | None]:
+        return self.committed
+
+    async def beginning_offsets(self, partitions: list[TopicPartition]) -> dict[TopicPartition, int]:
+        return {one: 3 + one.partition for one in partitions}
+
+    def seek(self, partition: TopicPartition, offset: int) -> None:
+        self.sought[partition] = offset
+
+
+def thread_of(client: Client) -> Thread:
     thread = object.__new__(Thread)
-    thread.app = SimpleNamespace(tables=SimpleNamespace(changelog_topics={"windows-changelog"}))
+    thread.app = SimpleNamespace(
+        tables=SimpleNamespace(changelog_topics={"windows-changelog"}), conf=SimpleNamespace(broker_request_timeout=9.0)
+    )
     thread._consumer = client
-    committed = asyncio.run(thread._seek_back())
+    return thread
+
+
+def test_what_was_never_committed_is_read_again_from_its_beginning() -> None:
+    committed = {
+        TopicPartition("summaries", 0): None,
+        TopicPartition("summaries", 1): 7,
+        TopicPartition("summaries", 2): 0,
+        TopicPartition("windows-changelog", 0): None,
+    }
+    client = Client(committed, Broker({TopicPartition("summaries", 1): 7}, {}))
+    found = asyncio.run(thread_of(client)._seek_back())
     assert client.sought == {TopicPartition("summaries", 0): 3, TopicPartition("summaries", 2): 5}
-    assert committed[TopicPartition("summaries", 1)] == 7
+    assert found[TopicPartition("summaries", 1)] == 7
+
+
+def test_what_is_committed_beyond_the_end_of_a_log_made_anew_is_read_from_its_beginning() -> None:
+    one, other = TopicPartition("summaries", 0), TopicPartition("summaries", 1)
+    client = Client({one: 900, other: 7}, Broker({one: 12, other: 7}, {one: 12, other: 2}))
+    found = asyncio.run(thread_of(client)._seek_back())
+    assert client.sought == {one: 3}
+    # Faust would hand out no record below it.
+    assert found == {one: None, other: 7}
+
+
+def test_a_log_ends_behind_the_transactions_that_are_open_in_it() -> None:
+    one = TopicPartition("summaries", 0)
+    client = Client({}, Broker({one: 9}, {one: 4}))
+    assert asyncio.run(thread_of(client)._log_ends([one])) == {one: 9}
+    assert client._fetcher._isolation_level == READ_COMMITTED
 
 
 class Pieces(Service):
-    """A consumer in a Faust app that reads no broker: this is its thread."""
+    """A consumer in a Faust app that reads no broker: this is its thread. `deliver` takes what it hands out."""
 
-    def __init__(self) -> None:
+    def __init__(self, deliver: Callable[[Any], Awaitable[None]] | None = None) -> None:
         super().__init__()
         self.app = app = make_app(FaustConfig("g", {"bootstrap.servers": "127.0.0.1:1"}, 1))
         app.Table("windows", partitions=1)
+        if deliver is not None:
+            app.topics.on_message = deliver
         self.read_while_seeking: list[TP] = []
         # A real one has a loop and a client of its own.
         with mock.patch.object(Consumer, "_new_consumer_thread", return_value=self):
@@ -107,6 +159,58 @@ def test_a_stream_taken_away_before_the_flow_goes_on_is_not_read() -> None:
         consumer.resume_partitions([SUMMARIES])
         consumer.resume_flow()
         assert pieces.read() == [SUMMARIES]
+
+    asyncio.run(main())
+
+
+async def ends_when_cancelled(waiting: Coroutine[Any, Any, Any]) -> bool:
+    task = asyncio.ensure_future(waiting)
+    await asyncio.sleep(0.05)
+    assert not task.done()
+    # As `asyncio.run` does once at its end.
+    task.cancel()
+    await asyncio.wait({task}, timeout=3)
+    return task.cancelled()
+
+
+def test_who_waits_for_acknowledgements_can_be_cancelled() -> None:
+    async def main() -> None:
+        consumer = Pieces().consumer
+        message = Message("summaries", 0, 0, 0.0, 0, None, b"", b"", None)
+        consumer.track_message(message)
+        try:
+            assert await ends_when_cancelled(consumer.wait_empty())
+        finally:
+            consumer._unacked_messages.clear()
+
+    asyncio.run(main())
+
+
+def test_who_waits_for_a_commit_can_be_cancelled_and_the_commit_goes_on() -> None:
+    async def main() -> None:
+        consumer = Pieces().consumer
+        consumer._commit_fut = commit = asyncio.get_running_loop().create_future()
+        assert await ends_when_cancelled(consumer.wait_empty())
+        assert not commit.cancelled()
+        other = asyncio.ensure_future(consumer.commit())
+        await asyncio.sleep(0.05)
+        commit.set_result(None)
+        assert await asyncio.wait_for(other, 3) is False, "it was committed meanwhile"
+
+    asyncio.run(main())
+
+
+def test_who_gave_up_waits_for_no_acknowledgement() -> None:
+    async def main() -> None:
+        consumer = Pieces().consumer
+        messages = [Message("summaries", 0, offset, 0.0, 0, None, b"", b"", None) for offset in range(2)]
+        consumer.track_message(messages[0])
+        waiting = asyncio.ensure_future(consumer.wait_empty())
+        await asyncio.sleep(0.05)
+        consumer.give_up()
+        # Handed out in between.
+        consumer.track_message(messages[1])
+        await asyncio.wait_for(waiting, 3)
 
     asyncio.run(main())
 

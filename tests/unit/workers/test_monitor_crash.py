@@ -101,7 +101,7 @@ def live(world: World, *, refuse: str = "") -> None:
     monitor.world = world
 
     async def run() -> None:
-        monitor.restore([0], dict(world.changelog))
+        monitor.restore([0], dict(world.changelog), {0: len(RECORDS)})
         for offset in range(world.committed, len(RECORDS)):
             record = RECORDS[offset]
             wall[0] = record.scored_at
