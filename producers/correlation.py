@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import threading
 from collections import OrderedDict, deque
-from concurrent.futures import Future
+from concurrent.futures import Future, InvalidStateError
+from contextlib import suppress
 from dataclasses import dataclass, field
 from itertools import count
 
@@ -197,7 +198,9 @@ class Slots:
 
 
 def _settle(future: Future[Envelope], outcome: Envelope | ScoringError) -> None:
-    if isinstance(outcome, ScoringError):
-        future.set_exception(outcome)
-    else:
-        future.set_result(outcome)
+    # Whoever cancels a future has nobody left to be told.
+    with suppress(InvalidStateError):
+        if isinstance(outcome, ScoringError):
+            future.set_exception(outcome)
+        else:
+            future.set_result(outcome)

@@ -167,7 +167,7 @@ class Pipeline:
             self._taken_away.clear()
             messages += self._consumer.consume(self._max_poll - 1, 0)
             # What consume() holds back of partitions that went within it, it does not know of the first.
-            if (first.topic(), first.partition()) in self._taken_away:
+            if self._taken_away and (first.topic(), first.partition()) in self._taken_away:
                 del messages[0]
         good = [message for message in messages if message.error() is None]
         for message in messages if len(good) < len(messages) else ():
