@@ -33,7 +33,7 @@ ATTEMPTS: Final = 3
 class CommitFailedError(RuntimeError):
     """The epoch was not committed and its transaction was aborted: the partitions must be read again.
 
-    `given_up`: outputs that are not in the epoch any more, since their topics refuse them.
+    `given_up`: outputs that their topics refused, which are not in the epoch any more or will be sent alone.
     """
 
     def __init__(self, why: str, *, given_up: int = 0) -> None:
@@ -92,7 +92,7 @@ class ExactlyOnce:
         producer, attempt = self._producer, Attempt(epoch)
         try:
             self._step(lambda _: producer.begin_transaction())
-            attempt.produce(producer, tell_all=False)
+            attempt.produce(producer, self._timeout, tell_all=False)
             group = self._errands.ask(self._consumer.consumer_group_metadata, self._timeout)
             if epoch.abandoned:
                 # Its partitions were lost before the group was asked: a fresh membership must not commit for them.
@@ -104,7 +104,7 @@ class ExactlyOnce:
             cause: KafkaError = error.args[0]
             if cause.fatal():
                 raise WorkerFencedError(f"the transactional producer cannot go on: {cause.str()}") from error
-            self._abort(cause.str(), lambda: attempt.give_up(self._on_given_up, cause))
+            self._abort(cause.str(), lambda: attempt.give_up(self._on_given_up))
         except AbandonedError:
             self._abort("its partitions were lost")
         except TimeoutError:
@@ -152,12 +152,14 @@ class AtLeastOnce:
     def commit(self, epoch: Epoch) -> None:
         """Flush, then commit synchronously."""
         attempt = Attempt(epoch)
-        attempt.produce(self._producer, tell_all=True)
+        attempt.produce(self._producer, self._timeout, tell_all=True)
         if self._producer.flush(self._timeout) > 0:
             raise CommitFailedError(f"outputs were not acknowledged within {self._timeout:.0f} s")
-        attempt.give_up(self._on_given_up)
+        given_up = attempt.give_up(self._on_given_up)
         if attempt.failed:
             raise CommitFailedError(f"{len(attempt.failed)} outputs were refused: {attempt.failed[0].str()}")
+        if given_up:
+            raise CommitFailedError(f"{given_up} outputs were refused by their senders' topics", given_up=given_up)
         try:
             self._errands.ask(lambda: self._commit_offsets(epoch), self._timeout)
         except KafkaException as error:

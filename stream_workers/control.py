@@ -16,6 +16,7 @@ from models.rollout import KIND as ROLLOUT
 from models.rollout import Rollout
 from models.routing import Experiment, ExperimentError, Router
 from schemas.codec import Codec, DecodeError
+from schemas.framing import RegistryUnavailableError
 from schemas.placement import KIND as POOL
 from schemas.placement import Place
 from schemas.records import Control
@@ -213,7 +214,7 @@ class ControlFollower:
     def _follow(self) -> None:
         waiting: list[tuple[int, threading.Event]] = []
         while not self._stop.is_set():
-            if self._take(self._consumer.poll(POLL_SECONDS)):
+            if self._take_patiently(self._consumer.poll(POLL_SECONDS)):
                 self._on_change(self._state)
             with self._lock:
                 asked, self._asked = self._asked, []
@@ -236,6 +237,19 @@ class ControlFollower:
         except KafkaException as error:
             log.warning("control topic: its end is not known: %s", error.args[0].str())
             return None
+
+    def _take_patiently(self, message: Message | None) -> bool:
+        """As `_take`; waits for a schema registry that is away, since what the record says must not be passed over."""
+        said = False
+        while not self._stop.is_set():
+            try:
+                return self._take(message)
+            except RegistryUnavailableError as error:
+                if not said:
+                    log.warning("control topic: an entry waits to be read: %s", error)
+                    said = True
+                self._stop.wait(ASK_SECONDS)
+        return False
 
     def _take(self, message: Message | None) -> bool:
         if message is None:

@@ -46,6 +46,8 @@ class Epoch:
     abandoned: bool = False
     offsets: dict[TopicPartition, int] = field(default_factory=dict)
     outputs: list[Output] = field(default_factory=list)
+    # Those that were refused together with others, so that each has to be sent by itself.
+    alone: list[Output] = field(default_factory=list)
 
     @property
     def parity(self) -> int:
@@ -155,6 +157,7 @@ class Ledger:
             for epoch in self._live:
                 epoch.abandoned = True
                 epoch.outputs.clear()
+                epoch.alone.clear()
             self._open = Epoch(self._open.number + 1, abandoned=True)
             self._live = {self._open}
             self._in_flight = 0

@@ -223,7 +223,10 @@ class Monitor:
         ends = await self._ends(assigned)
         async with self._one_step:
             if shared_out == self._shared_out:
-                await self._keep(self.restore(assigned, self._table.data, ends))
+                entries = self.restore(assigned, self._table.data, ends)
+                # What is kept of these now says that they were cut.
+                cast(Consumer, self._app.consumer).anew = {TP(topic, partition_of(key)) for key in entries}
+                await self._keep(entries)
         if shared_out == self._shared_out:
             log.info("watching partitions %s of %s", assigned, topic)
             self._health.set("kafka", True)

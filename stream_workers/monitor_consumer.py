@@ -53,6 +53,7 @@ class Thread(aiokafka.AIOKafkaConsumerThread):
     """The thread that aiokafka's client lives in."""
 
     Worker = Daemon
+    consumer: Consumer
 
     def _create_worker_consumer(self, transport: Any) -> Any:
         consumer = super()._create_worker_consumer(transport)
@@ -69,7 +70,8 @@ class Thread(aiokafka.AIOKafkaConsumerThread):
 
         aiokafka leaves a partition without a commit where it stands, behind what was thrown away. Changelogs are never
         committed, and are read by Faust from places that it knows. A commit beyond the end of its log, which was
-        deleted or has lost its end, is none: aiokafka would begin anew, and Faust drop all below the commit.
+        deleted or has lost its end, is none: aiokafka would begin anew, and Faust drop all below the commit. Nor is one
+        of a partition whose windows were dropped for that (`Consumer.anew`).
         """
         found: Mapping[Any, Any] = await self.call_thread(self._seek_back)
         return found
@@ -78,7 +80,8 @@ class Thread(aiokafka.AIOKafkaConsumerThread):
         consumer = self._ensure_consumer()
         committed: dict[Any, int | None] = dict(await consumer.seek_to_committed())
         ends = await self._log_ends([one for one, offset in committed.items() if offset])
-        committed |= {one: None for one, end in ends.items() if (committed[one] or 0) > end}
+        anew = self.consumer.anew
+        committed |= {one: None for one, end in ends.items() if one in anew or (committed[one] or 0) > end}
         changelogs = self.app.tables.changelog_topics
         fresh = [one for one, offset in committed.items() if not offset and one.topic not in changelogs]
         for one, offset in (await consumer.beginning_offsets(fresh) if fresh else {}).items():
@@ -120,6 +123,8 @@ class Consumer(aiokafka.Consumer):
         self._resumed_with_flow: set[TP] = set()
         self._waiting: defaultdict[TP, set[int]] = defaultdict(set)
         self._given_up = False
+        # Partitions that are read from their beginning, whatever was committed: their log is not what it was.
+        self.anew: set[TP] = set()
         super().__init__(*args, **kwargs)
         self._deliver, self.callback = self.callback, self._hand_out
 

@@ -1,7 +1,8 @@
 """Hands the outputs of an epoch to a producer, and gives up those that a sender's own topic refuses for good.
 
 A bulk batch names the topic of its result, and one that takes no such record would fail its transaction, and with it
-those of everybody else, again and again.
+those of everybody else, again and again. A topic that may be described and not written is not found out here: within a
+transaction Kafka does not say which it is.
 """
 
 from __future__ import annotations
@@ -16,17 +17,12 @@ from stream_workers.ledger import Epoch, Output
 
 OnDelivery = Callable[[KafkaError | None, Message], None]
 OnGivenUp = Callable[[str, str], None]
-# What a topic says of a record, or of who writes it, that will be said again however often it is sent.
-FOR_GOOD: Final = frozenset(
-    {
-        KafkaError.MSG_SIZE_TOO_LARGE,
-        KafkaError.RECORD_LIST_TOO_LARGE,
-        KafkaError.INVALID_RECORD,
-        KafkaError.POLICY_VIOLATION,
-        KafkaError.TOPIC_AUTHORIZATION_FAILED,
-        KafkaError.TOPIC_EXCEPTION,
-    }
-)
+# What is said of all records that were sent together, where one of them or their sum is too much.
+_OF_ALL: Final = frozenset({KafkaError.MSG_SIZE_TOO_LARGE, KafkaError.RECORD_LIST_TOO_LARGE, KafkaError.INVALID_RECORD})
+# What a topic says that it will say again, however often and by itself a record is sent.
+FOR_GOOD: Final = _OF_ALL | {
+    KafkaError.POLICY_VIOLATION, KafkaError.TOPIC_AUTHORIZATION_FAILED, KafkaError.TOPIC_EXCEPTION
+}  # fmt: skip
 
 
 def produce_all(
@@ -54,28 +50,33 @@ class Attempt:
         self._refused: list[tuple[Output, KafkaError]] = []
         self.failed: list[KafkaError] = []
 
-    def produce(self, producer: Producer, *, tell_all: bool) -> None:
+    def produce(self, producer: Producer, timeout: float, *, tell_all: bool) -> None:
         """Queue every output. `tell_all`: `failed` will have every delivery that failed, at the price of a callback
-        each; else only what senders' topics refuse is noted.
+        each; else only what senders' topics refuse is noted. `timeout`: seconds for each that is sent alone.
         """
-        produce_all(
-            producer,
-            self._epoch.outputs,
-            lambda output: partial(self._delivered, output) if tell_all or output.senders else None,
-        )
 
-    def give_up(self, tell: OnGivenUp, cause: KafkaError | None = None) -> int:
-        """Take what was refused for good out of the epoch; how many outputs that were. `tell` gets topic and reason.
+        def callback(output: Output) -> OnDelivery | None:
+            return partial(self._delivered, output) if tell_all or output.senders else None
 
-        `cause` failed the transaction: one that is about a topic names it.
+        produce_all(producer, self._epoch.outputs, callback)
+        for output in self._epoch.alone:
+            producer.flush(timeout)
+            produce_all(producer, [output], callback)
+
+    def give_up(self, tell: OnGivenUp) -> int:
+        """Take what was refused out of the epoch, or set it apart to be sent alone; how many outputs that were.
+
+        `tell` gets topic and reason of each that is given up.
         """
-        if cause is not None and cause.code() in FOR_GOOD:
-            text = cause.str()
-            self._refused += [(one, cause) for one in self._epoch.outputs if one.senders and f'"{one.topic}"' in text]
         refused, self._refused = {id(one): (one, error) for one, error in self._refused}, []
-        if refused:
-            self._epoch.outputs[:] = [one for one in self._epoch.outputs if id(one) not in refused]
-            for one, error in refused.values():
+        epoch = self._epoch
+        together = {id(one) for one in epoch.outputs}
+        epoch.outputs[:] = [one for one in epoch.outputs if id(one) not in refused]
+        epoch.alone[:] = [one for one in epoch.alone if id(one) not in refused]
+        for one, error in refused.values():
+            if id(one) in together and error.code() in _OF_ALL:
+                epoch.alone.append(one)
+            else:
                 tell(one.topic, error.name())
         return len(refused)
 

@@ -8,12 +8,13 @@ from typing import Any
 
 import numpy as np
 import pytest
+from confluent_kafka import OFFSET_BEGINNING, Consumer, TopicPartition
 from confluent_kafka.admin import AdminClient, NewTopic
 from worker_process import Scene
 
 from penstock.brokers import ApacheKafka
 from schemas.codes import Code
-from schemas.records import ScoreBatch, Tensor
+from schemas.records import ScoreBatch, ScoreReply, Tensor
 from schemas.tensors import Array, to_tensor
 
 pytestmark = pytest.mark.kafka
@@ -148,22 +149,37 @@ def test_results_that_their_sender_s_topic_does_not_take_block_nothing(scene: Sc
     if not isinstance(scene.broker, ApacheKafka):
         pytest.skip("the embedded broker takes a record of any size")
     topic = f"{scene.topics.prefix}narrow"
-    narrow = NewTopic(topic, 2, 1, config={"max.message.bytes": "1000"})
+    narrow = NewTopic(topic, 2, 1, config={"max.message.bytes": "3000"})
     admin = AdminClient({"bootstrap.servers": scene.broker.address})
     admin.create_topics([narrow])[topic].result(30)
     before = scene.worker.metric("penstock_replies_undeliverable_total", reason="MSG_SIZE_TOO_LARGE")
     noise = np.random.default_rng(1).standard_normal((1_000, 3)).astype(np.float32)
     wide = scene.batch("sum", 1_000, version="1", inputs=tensors({"x": noise}), reply_topic=topic)
     lost = [replace(wide, sequence=number, reply_partition=number % 2) for number in range(5)]
+    # Each of these fits, all together do not, and they are made at once.
+    half = scene.batch("sum", 500, version="1", inputs=tensors({"x": noise[:500]}), reply_topic=topic)
+    kept = [replace(half, sequence=100 + number, reply_partition=0) for number in range(4)]
     # More of them than a commit is tried, and each has a neighbour.
     fine = [scene.batch("named", 1, columns=ONE) for _ in lost]
-    scene.send(*(one for pair in zip(lost, fine, strict=True) for one in pair))
+    scene.send(*(one for pair in zip(lost, fine, strict=True) for one in pair), *kept)
     for one in fine:
         assert scene.batch_answer(one).reply.code is Code.OK
     scene.wait(
         "all to be given up",
         lambda: scene.worker.metric("penstock_replies_undeliverable_total", reason="MSG_SIZE_TOO_LARGE") == before + 5,
     )
+    own = {"group.id": topic, "auto.offset.reset": "earliest", "enable.auto.commit": False}
+    reader = Consumer({"bootstrap.servers": scene.broker.address, **own})
+    try:
+        reader.assign([TopicPartition(topic, number, OFFSET_BEGINNING) for number in range(2)])
+        found: list[str] = []
+        end = time.monotonic() + 30
+        while len(found) < len(kept) and time.monotonic() < end:
+            read = [one for one in reader.consume(10, 0.5) if one.error() is None]
+            found += [scene.codec.decode(ScoreReply, one.value()).request_id for one in read]
+    finally:
+        reader.close()
+    assert sorted(found) == [f"{half.job}/{one.sequence}" for one in kept]
 
 
 def test_an_unreadable_batch_is_a_dead_letter_of_the_bulk_topic(scene: Scene) -> None:

@@ -41,7 +41,8 @@ class Broker:
 
     def flush(self, timeout: float) -> int:
         del timeout
-        for callback, error in self._callbacks:
+        callbacks, self._callbacks = self._callbacks, []
+        for callback, error in callbacks:
             if callback is not None:
                 callback(error, None)
         self.events.append("flush")
@@ -98,7 +99,24 @@ def test_what_a_sender_s_topic_refuses_for_good_is_given_up_and_what_ours_refuse
             delivery(broker).commit(epoch)
         assert (broker.events[-1], broker.given_up) == ("flush", [])
         return
+    with pytest.raises(CommitFailedError) as caught:
+        delivery(broker).commit(epoch)
+    # It may have been refused for the others that were sent with it.
+    assert (caught.value.given_up, broker.given_up, len(epoch.alone)) == (1, [], 1)
+    with pytest.raises(CommitFailedError) as caught:
+        delivery(broker).commit(epoch)
+    assert (caught.value.given_up, broker.given_up) == (1, [("theirs", "MSG_SIZE_TOO_LARGE")])
+    broker.events.clear()
+    delivery(broker).commit(epoch)
+    assert broker.events == ["produce summaries", "flush", "commit [('bulk', 1, 7)]"]
+
+
+def test_what_is_refused_for_who_sends_it_is_given_up_at_once() -> None:
+    broker = Broker(refuses="theirs")
+    broker.reason = KafkaError.TOPIC_AUTHORIZATION_FAILED
+    epoch = Epoch(0, offsets={("bulk", 1): 7}, outputs=[Output("theirs", b"a", senders=True)])
+    with pytest.raises(CommitFailedError):
+        delivery(broker).commit(epoch)
+    assert broker.given_up == [("theirs", "TOPIC_AUTHORIZATION_FAILED")]
     delivery(broker).commit(epoch)
     assert broker.events[-1] == "commit [('bulk', 1, 7)]"
-    assert broker.given_up == [("theirs", "MSG_SIZE_TOO_LARGE")]
-    assert [one.topic for one in epoch.outputs] == ["summaries"]

@@ -13,7 +13,7 @@ from confluent_kafka import KafkaError
 from models.rollout import Rollout
 from models.routing import Experiment
 from schemas.codec import Codec, DecodeError, schema_fingerprint
-from schemas.framing import MARKER
+from schemas.framing import MARKER, RegistryUnavailableError
 from schemas.records import Control, ScoreRequest
 from stream_workers.control import ControlFollower, ControlState
 
@@ -205,6 +205,27 @@ class Entry:
 
     def offset(self) -> int:
         return 0
+
+
+def test_a_follower_waits_for_a_registry_that_is_away(monkeypatch: pytest.MonkeyPatch, state: ControlState) -> None:
+    monkeypatch.setattr("stream_workers.control.Consumer", Polled)
+    monkeypatch.setattr("stream_workers.control.ASK_SECONDS", 0.01)
+    apply, calls = state.apply, []
+
+    def away_for_a_while(key: bytes, value: bytes | None) -> str:
+        calls.append(key)
+        if 2 <= len(calls) <= 4:
+            raise RegistryUnavailableError("no route")
+        return apply(key, value)
+
+    state.apply = away_for_a_while  # type: ignore[method-assign]
+    changed = threading.Semaphore(0)
+    follower = ControlFollower({}, "control", state, lambda _: changed.release())
+    follower.start(5)
+    assert changed.acquire(timeout=5)
+    assert changed.acquire(timeout=5), "the entry that waited is applied"
+    assert (len(calls), follower.failure) == (5, None)
+    follower.stop()
 
 
 def test_a_follower_that_cannot_go_on_says_so(monkeypatch: pytest.MonkeyPatch, state: ControlState) -> None:

@@ -59,8 +59,9 @@ class Client:
         self.sought[partition] = offset
 
 
-def thread_of(client: Client) -> Thread:
+def thread_of(client: Client, anew: set[TP] | None = None) -> Thread:
     thread = object.__new__(Thread)
+    thread.consumer = SimpleNamespace(anew=anew or set())
     thread.app = SimpleNamespace(
         tables=SimpleNamespace(changelog_topics={"windows-changelog"}), conf=SimpleNamespace(broker_request_timeout=9.0)
     )
@@ -88,6 +89,14 @@ def test_what_is_committed_beyond_the_end_of_a_log_made_anew_is_read_from_its_be
     assert client.sought == {one: 3}
     # Faust would hand out no record below it.
     assert found == {one: None, other: 7}
+
+
+def test_a_log_whose_windows_were_dropped_is_read_from_its_beginning_whatever_is_committed() -> None:
+    # It lost its end down to 890, of which the commit has not heard, but the mark of the windows has.
+    one, other = TopicPartition("summaries", 0), TopicPartition("summaries", 1)
+    client = Client({one: 880, other: 7}, Broker({one: 890, other: 7}, {}))
+    found = asyncio.run(thread_of(client, {TP("summaries", 0)})._seek_back())
+    assert (client.sought, found) == ({one: 3}, {one: None, other: 7})
 
 
 def test_a_log_ends_behind_the_transactions_that_are_open_in_it() -> None:
