@@ -72,7 +72,7 @@ class Limits:
     until the job stops; `connect`: for the broker to answer at the start.
     """
 
-    window: int = 32
+    window: int = 64
     resend_after: float = 30.0
     give_up: float = 600.0
     connect: float = 10.0

@@ -112,8 +112,10 @@ def plan(layout: Layout, schema: Mapping[str, Any], path: Path) -> Plan:
 def to_wire(layout: Layout, table: Any, rows: int) -> Wire:
     """A table's `rows` rows as a request's tensors. Raises `BulkInputError` where a whole column does not fit."""
     errors: dict[int, str] = {}
-    columns = tuple(_feature(one, _column(table, one.name), rows, errors) for one in layout.features)
-    inputs = tuple(_tensor(one, [_column(table, name) for name in one.columns], rows, errors) for one in layout.tensors)
+    # Once for all of them: a table makes the list of its names anew each time that it is asked.
+    found = dict(zip(table.column_names, table.columns, strict=True))
+    columns = tuple(_feature(one, _in_one(found.get(one.name)), rows, errors) for one in layout.features)
+    inputs = tuple(_tensor(one, [_in_one(found[name]) for name in one.columns], rows, errors) for one in layout.tensors)
     return Wire(inputs, columns, errors)
 
 
@@ -151,13 +153,15 @@ def _wish(kind: Any, datatype: str) -> Any:
     return pa.list_(pa.float64()) if whole else kind
 
 
-def _column(table: Any, name: str) -> Any:
-    if name not in table.column_names:
+def _in_one(column: Any) -> Any:
+    """A table's column as one array of plain values; None where the table has none."""
+    if column is None:
         return None
-    column = table.column(name).combine_chunks()
-    if isinstance(column, pa.ChunkedArray):
-        column = pa.concat_arrays(column.chunks) if column.num_chunks else pa.array([], column.type)
-    return column.dictionary_decode() if pa.types.is_dictionary(column.type) else column
+    if column.num_chunks == 1:
+        array = column.chunk(0)
+    else:
+        array = pa.concat_arrays(column.chunks) if column.num_chunks else pa.array([], column.type)
+    return array.dictionary_decode() if pa.types.is_dictionary(array.type) else array
 
 
 def _feature(feature: FeatureColumn, column: Any, rows: int, errors: dict[int, str]) -> Tensor:
@@ -200,10 +204,9 @@ def _tensor(spec: TensorColumns, columns: list[Any], rows: int, errors: dict[int
             texts = [pa.array([text for row in zip(*parts, strict=True) for text in row], pa.string())]
         data = pack_texts(texts[0])
     else:
-        table = np.empty((rows, len(columns)), DATATYPES[spec.datatype])
-        for at, (name, column) in enumerate(zip(spec.columns, columns, strict=True)):
-            table[:, at] = _values(name, column, spec, errors)
-        data = table.tobytes()
+        with np.errstate(over="ignore"):  # beyond its range is infinity, which the worker judges
+            values = [_values(name, one, spec, errors) for name, one in zip(spec.columns, columns, strict=True)]
+        data = np.stack(values).T.tobytes() if values else b""
     shape = spec.inner or (() if len(columns) == 1 else (len(columns),))
     if math.prod(shape) != len(columns):
         raise BulkInputError(
@@ -237,7 +240,8 @@ def _list_tensor(spec: TensorColumns, column: Any, rows: int, errors: dict[int, 
             texts[row * width : (row + 1) * width] = filled[at : at + width]
         _move(inside, good, width, errors)
         return Tensor(spec.input, BYTES, shape, pack_texts(pa.array(texts, pa.string())))
-    values = _values(name, flat, spec, inside).astype(DATATYPES[spec.datatype], copy=False)
+    with np.errstate(over="ignore"):
+        values = _values(name, flat, spec, inside)
     _move(inside, good, width, errors)
     if len(bad):
         whole = np.zeros((rows, width), DATATYPES[spec.datatype])
@@ -258,13 +262,13 @@ def _floats(name: str, column: Any, errors: dict[int, str], expected: str) -> Ar
     `expected`: what to say of a row with nothing; "" where it may have that.
     """
     kind = column.type
-    if pa.types.is_null(kind):
-        column = column.cast(pa.float64())
+    if pa.types.is_float32(kind) or pa.types.is_float64(kind):
+        pass  # as most are
     elif _is_text(kind):
         column = _parse(name, column, errors)
     elif pa.types.is_boolean(kind):
         column = column.cast(pa.uint8())
-    elif pa.types.is_decimal(kind) or pa.types.is_float16(kind):
+    elif pa.types.is_null(kind) or pa.types.is_decimal(kind) or pa.types.is_float16(kind):
         column = column.cast(pa.float64())
     if expected:
         _nothing(name, column, expected, errors)
@@ -288,8 +292,7 @@ def _values(name: str, column: Any, spec: TensorColumns, errors: dict[int, str])
     """The column's values for a tensor of `spec`; what such a tensor cannot hold is an error of its row."""
     dtype = DATATYPES[spec.datatype]
     if dtype.kind == "f":
-        with np.errstate(over="ignore"):  # beyond its range is infinity, which the worker judges
-            return _floats(name, column, errors, "" if spec.nullable else "a number").astype(dtype, copy=False)
+        return _floats(name, column, errors, "" if spec.nullable else "a number").astype(dtype, copy=False)
     exact = pa.types.is_integer(column.type) and not column.null_count
     values: Array = column.to_numpy(zero_copy_only=False) if exact else _floats(name, column, errors, spec.datatype)
     # 2.0**63 is the first float beyond int64: comparing below the upper bound plus one is exact for floats too.

@@ -38,7 +38,7 @@ def score(
         typer.Option("--tensor", help="input=column,column,...: the columns that make an input, side by side."),
     ] = None,
     batch_rows: Annotated[int, typer.Option(help="Rows in one Kafka record.", min=1)] = 4096,
-    window: Annotated[int, typer.Option(help="Batches under way at once, which bounds the memory.", min=1)] = 32,
+    window: Annotated[int, typer.Option(help="Batches under way at once, which bounds the memory.", min=1)] = 64,
     patience: Annotated[float, typer.Option(help="Seconds without any answer until it stops.", min=1.0)] = 600.0,
     force: Annotated[
         bool, typer.Option("--force", help="Overwrite the output, and discard an unfinished run of another job.")
