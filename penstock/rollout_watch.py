@@ -24,8 +24,8 @@ from stream_workers.rollout_sources import RolloutSources
 if TYPE_CHECKING:
     from penstock.settings import Settings
     from schemas.codec import Codec
+    from stream_workers.alert_topic import AlertTopic
     from stream_workers.control import ControlState
-    from stream_workers.monitor_alerts import AlertTopic
     from stream_workers.ops_health import Health
 
 # A change waits for a transaction of whoever changed the entry before, and for a broker that comes back.

@@ -56,7 +56,7 @@ class MonitorError(RuntimeError):
 
 
 class Alerts(Protocol):
-    """What is needed of `monitor_alerts.AlertTopic`."""
+    """What is needed of `alert_topic.AlertTopic`."""
 
     def put(self, alert: Alert) -> None:
         """Write an alert and wait until Kafka has it."""

@@ -27,7 +27,7 @@ SOURCE: Final = "worker"
 
 
 class Alerts(Protocol):
-    """What is needed of `monitor_alerts.AlertTopic`."""
+    """What is needed of `alert_topic.AlertTopic`."""
 
     def put(self, alert: Alert) -> None:
         """Write an alert. Raises `BrokerUnavailableError`, `DeliveryError`."""

@@ -54,7 +54,7 @@ class Topic(Protocol):
 
 
 class Alerts(Protocol):
-    """What is needed of `monitor_alerts.AlertTopic`."""
+    """What is needed of `alert_topic.AlertTopic`."""
 
     def put(self, alert: Alert) -> None:
         """Write an alert and wait until Kafka has it."""

@@ -12,7 +12,7 @@ from models.ladder import Find, Ladders
 from models.loading import LoadedModel
 from models.store import Store
 from schemas.codec import Codec
-from stream_workers.monitor_alerts import AlertTopic
+from stream_workers.alert_topic import AlertTopic
 from stream_workers.ops import WorkerMetrics
 from stream_workers.refusals import Refusals
 from stream_workers.scoring_config import ScoringConfig

@@ -14,6 +14,7 @@ from penstock.bench.comparison import Goal
 from penstock.bench.feed import Feed, Progress, marks_of, read_new
 from penstock.bench.figures import Latency, Spread, doubts
 from penstock.bench.reply import paced
+from penstock.bench.warming import warm_up
 from penstock.bench.workload import bulk_batch
 from schemas.records import ScoreReply
 
@@ -38,7 +39,10 @@ def run_backlog(
     drained: list[float] = []
     with Asker(bed) as asker:
         asker.await_first()
-        asyncio.run(paced(rate, max(1, round(rate * _WARM_UP_SECONDS)), asker.ask))
+        warm = max(1, round(rate * _WARM_UP_SECONDS))
+        # In all as long as the idle rounds at most.
+        most = max(1, round(seconds * rounds / _WARM_UP_SECONDS))
+        warm_up(lambda _: asyncio.run(paced(rate, warm, asker.ask)), bed.processes, least=1, most=most)
         asker.forget()
         for number in range(rounds):
             job = f"backlog-{number + 1}"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -16,15 +16,14 @@ from penstock.bench.cpu import Processor
 from penstock.bench.feed import Feed, marks_of
 from penstock.bench.figures import Spread, doubts
 from penstock.bench.stream import onnx_alone
+from penstock.bench.warming import warm_up
 from penstock.bench.workload import POOL, bulk_batch, is_right
 from schemas.codes import Code
 from schemas.records import ScoreReply
 
 _SILENCE: Final = 60.0
-# A broker that has served for a while compiles nothing any more; this one's compiler may take a quarter of a core.
 _LEAST_WARM_UPS: Final = 3
 _MOST_WARM_UPS: Final = 10
-_QUIET_COMPILER: Final = 0.005
 Say = Callable[[str], None]
 
 
@@ -57,15 +56,13 @@ def run_bulk(bed: Bed, rows: int, rows_each: int, rounds: int, delivery: str, wo
     say(f"starting {workers} worker(s), {delivery}")
     bed.start_workers(workers, delivery)
     batches = max(1, rows // rows_each)
-    for number in range(_MOST_WARM_UPS):
+
+    def once(number: int) -> None:
         job = f"warm-up-{number + 1}"
         _fill(bed, feed, job, batches, rows_each)
-        before = _processor(bed)
-        _, results = _read(bed, feed, job, batches, marks())
-        compiling = _compiling(_processor(bed).since(before, batches * rows_each))
-        _check(bed, results, rows_each)
-        if number + 1 >= _LEAST_WARM_UPS and compiling < _QUIET_COMPILER:
-            break
+        _check(bed, _read(bed, feed, job, batches, marks())[1], rows_each)
+
+    warm_up(once, bed.processes, least=_LEAST_WARM_UPS, most=_MOST_WARM_UPS)
     if workers > 1:
         bed.await_shares(bed.topics.bulk)
     _write_file(bed, batches * rows_each)
@@ -157,12 +154,6 @@ def _check(bed: Bed, results: Sequence[ScoreReply], rows_each: int) -> None:
 
 def _processor(bed: Bed) -> Processor:
     return Processor.now({**bed.processes(), "reader": os.getpid()})
-
-
-def _compiling(processor: Mapping[str, Any]) -> float:
-    """Microseconds a row that the broker's compiler took, by `Processor.since`; 0 of a broker that is not ours."""
-    threads = processor.get("broker", {}).get("threads", {})
-    return sum(float(one["worked"]) for name, one in threads.items() if "Compiler" in name)
 
 
 def _write_file(bed: Bed, rows: int) -> None:

@@ -21,6 +21,7 @@ from penstock.bench.asking import Asker
 from penstock.bench.bed import PARTITIONS, Bed, BenchError
 from penstock.bench.feed import marks_of
 from penstock.bench.figures import GIVEN_UP_SECONDS, Latency, Spread, doubts
+from penstock.bench.warming import warm_up
 from penstock.bench.workload import RequestMaker
 from penstock.supervisor import Program
 
@@ -94,12 +95,18 @@ def run_reply(bed: Bed, rate: float, seconds: float, rounds: int, workers: int, 
     bed.start_workers(workers, "exactly-once")
     count = max(1, round(rate * seconds / rounds))
     warm = max(1, round(rate * _WARM_UP_SECONDS))
+    # In all as long as the rounds at most.
+    most = max(1, round(seconds / _WARM_UP_SECONDS))
     echoes: list[Latency] = []
     answers: list[Latency] = []
     with Asker(bed) as asker, Echo(bed) as echo:
         asker.await_first()
-        asyncio.run(paced(rate, warm, asker.ask))
-        asyncio.run(paced(rate, warm, echo.ask))
+
+        def once(_number: int) -> None:
+            asyncio.run(paced(rate, warm, asker.ask))
+            asyncio.run(paced(rate, warm, echo.ask))
+
+        warm_up(once, bed.processes, least=1, most=most)
         asker.forget()
         before = bed.usage()
         for number in range(rounds):

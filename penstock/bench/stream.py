@@ -14,12 +14,14 @@ from penstock.bench.bed import Bed, BenchError, Usage
 from penstock.bench.check import Checked, check_round
 from penstock.bench.feed import Feed, Progress, marks_of
 from penstock.bench.figures import Spread, doubts
+from penstock.bench.warming import warm_up
 from penstock.bench.workload import POOL, RequestMaker
 
 # Slower than this many records a second is a fault, not a measurement.
 _SLOWEST: Final = 200.0
 _PUT: Final = 50_000
-WARM_UP: Final = 10_000
+_WARM_UP: Final = 200_000
+_MOST_WARM_UPS: Final = 10
 Say = Callable[[str], None]
 
 
@@ -63,9 +65,13 @@ def run_stream(bed: Bed, records: int, rounds: int, delivery: str, workers: int,
     marks = {name: marks_of(bed, name) for name in (bed.topics.replies, bed.topics.predictions)}
     say(f"starting {workers} worker(s), {delivery}")
     bed.start_workers(workers, delivery)
-    _fill(bed, feed, "w" * 32, min(WARM_UP, records))
-    feed.open()
-    progress.wait(feed.starts, feed.records, 120)
+
+    def once(number: int) -> None:
+        _fill(bed, feed, f"{'w' * 24}{number:08x}", min(records, _WARM_UP))
+        feed.open()
+        progress.wait(feed.starts, feed.records, 120)
+
+    warm_up(once, bed.processes, least=1, most=_MOST_WARM_UPS)
     if workers > 1:
         bed.await_shares(topic)
     done: list[Round] = []

@@ -35,9 +35,9 @@ def monitor(
     from penstock.rollout_watch import rollout_watch
     from producers.kafka import LOG
     from schemas.framing import RegistryUnavailableError
+    from stream_workers.alert_topic import AlertTopic
     from stream_workers.control import ControlError, ControlFollower
     from stream_workers.monitor import EXPECTED, Monitor
-    from stream_workers.monitor_alerts import AlertTopic
     from stream_workers.monitor_faust import MonitorConfigError
     from stream_workers.monitor_metrics import MonitorMetrics
     from stream_workers.monitor_rules import LiveRules, Plans

@@ -31,7 +31,7 @@ from penstock.flights.evaluation import auc, log_loss
 from penstock.settings import HttpSettings, Settings, StackSettings, load
 from penstock.stack import LocalStack
 from producers.control import ControlTopic
-from stream_workers.monitor_alerts import AlertTopic
+from stream_workers.alert_topic import AlertTopic
 
 pytestmark = [pytest.mark.kafka, pytest.mark.timeout(600)]
 
