@@ -46,12 +46,13 @@ install: $(VENV)/.for-running ## Install what runs Penstock into .venv
 demo: install ## Score real flights end to end (DEMO_ARGS="--days 275" for more of them)
 	@$(BIN)/penstock demo $(DEMO_ARGS)
 
-# Tests run two at a time, each of the two processes with brokers of its own: most of them wait most of the time. Fault
-# tests load the machine and hold recoveries to a time, and those marked `alone` measure, so that nothing runs beside them.
+# Two processes of unit tests fill two cores. Those of contract tests have brokers of their own each and wait for them a
+# third of the time, so there are three. Fault tests load the machine and hold recoveries to a time, and those marked
+# `alone` measure, so that nothing runs beside them.
 test: $(VENV)/.for-testing ## Run every test (TEST_ARGS="-k name" for some of them)
 ifeq ($(strip $(TEST_ARGS)),)
 	@$(BIN)/python -m pytest -n 2 --dist loadfile tests/unit
-	@$(BIN)/python -m pytest -n 2 --dist worksteal -m "not alone" tests/contract
+	@$(BIN)/python -m pytest -n 3 --dist worksteal -m "not alone" tests/contract
 	@$(BIN)/python -m pytest tests/faults
 	@$(BIN)/python -m pytest -m alone tests/contract
 else

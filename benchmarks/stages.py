@@ -41,7 +41,7 @@ from stream_workers.ops import WorkerMetrics
 from stream_workers.prediction_log import encoded, log_record
 from stream_workers.publish import COUNT_PAUSE_US
 from stream_workers.reply_producers import PlainProducer, ReplyProducer, reply_producer
-from stream_workers.scoring_clients import FETCH_BYTES
+from stream_workers.scoring_clients import REQUESTS_AHEAD
 from stream_workers.work import Requests
 
 ROWS: Final = 4096
@@ -155,7 +155,7 @@ def consumed(
         for at, (value, key) in enumerate(zip(values, keys, strict=True)):
             producer.produce(topic, value, key, at % PARTITIONS)
         producer.flush()
-    consumer = Consumer(kafka.consumer("stages", **{"fetch.max.bytes": FETCH_BYTES}))
+    consumer = Consumer(kafka.consumer("stages", **REQUESTS_AHEAD))
     consumer.assign([TopicPartition(topic, number, 0) for number in range(PARTITIONS)])
     messages: list[Message] = []
     while len(messages) < len(values):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import threading
+from collections.abc import Mapping
 from time import monotonic
 from typing import Any, Final
 
@@ -26,7 +27,10 @@ TRANSACTION_TIMEOUT_MS: Final = 10_000
 # How long a fetch may wait for a first record; Kafka answers as soon as there is one.
 REQUEST_WAIT_MS: Final = 100
 BULK_WAIT_MS: Final = 500
-FETCH_BYTES: Final = 2 * MAX_MESSAGE_BYTES
+# How much a fetch brings, and waits here. A larger answer is mapped anew each time, and every page of it faults.
+# Requests are scored no faster for reading further ahead, and take more memory. Larger records are sent all the same.
+BULK_AHEAD: Final[Mapping[str, int]] = {"fetch.max.bytes": 2 * MAX_MESSAGE_BYTES}
+REQUESTS_AHEAD: Final[Mapping[str, int]] = {"fetch.max.bytes": 4 << 20, "queued.max.messages.kbytes": 4 << 10}
 ASK_SECONDS: Final = 5.0
 # How long the worker waits for Kafka and its topics before it says what is missing and ends.
 START_SECONDS: Final = 10.0
@@ -74,11 +78,11 @@ class ScoringClients:
 
     def requests(self) -> Consumer:
         """The member of the group that scores requests."""
-        return self._consumer(self._config.group, REQUEST_WAIT_MS)
+        return self._consumer(self._config.group, REQUEST_WAIT_MS, REQUESTS_AHEAD)
 
     def bulk(self) -> Consumer:
         """The member of the group that scores bulk."""
-        return self._consumer(f"{self._config.group}-bulk", BULK_WAIT_MS)
+        return self._consumer(f"{self._config.group}-bulk", BULK_WAIT_MS, BULK_AHEAD)
 
     def control(self) -> dict[str, Any]:
         """The properties of a consumer that follows control."""
@@ -113,11 +117,10 @@ class ScoringClients:
         """A producer of what is for the record only."""
         return Producer(dict(self._config.producer(**{"compression.type": "lz4", "logger": KAFKA_LOG})))
 
-    def _consumer(self, group: str, wait_ms: int) -> Consumer:
+    def _consumer(self, group: str, wait_ms: int, ahead: Mapping[str, int]) -> Consumer:
         over = {
             "fetch.wait.max.ms": wait_ms,
-            # A larger answer is mapped anew each time, and every page of it faults.
-            "fetch.max.bytes": FETCH_BYTES,
+            **ahead,
             "allow.auto.create.topics": False,
             "logger": KAFKA_LOG,
         }

@@ -42,11 +42,14 @@ def test_many_looks_while_rows_arrive_in_any_order_find_what_one_look_at_all_fin
     for begin in range(0, len(arrivals), 25):
         part = arrivals[begin : begin + 25]
         clock = max(clock, min(part[-1][0], 24.0))
-        for _, _, row in part:
-            if isinstance(row, Seen):
-                world.see(row)
-            else:
-                world.happen(Happened(*[getattr(row, name) for name in _FIELDS], arrives=max(row.hours, clock)))
+        world.see(*[row for _, _, row in part if isinstance(row, Seen)])
+        world.happen(
+            *[
+                Happened(*[getattr(row, name) for name in _FIELDS], arrives=max(row.hours, clock))
+                for _, _, row in part
+                if isinstance(row, Happened)
+            ]
+        )
         advance(world.warehouse, plan, at(clock))
     found = look(world, plan, 40)
     for metric in plan.definition.metrics:
