@@ -28,9 +28,10 @@ TRANSACTION_TIMEOUT_MS: Final = 10_000
 REQUEST_WAIT_MS: Final = 100
 BULK_WAIT_MS: Final = 500
 # How much a fetch brings, and waits here. A larger answer is mapped anew each time, and every page of it faults.
-# Requests are scored no faster for reading further ahead, and take more memory. Larger records are sent all the same.
+# Requests are scored no faster for reading further ahead, and take more memory: librdkafka fetches as much as may wait,
+# or `message.max.bytes` where an operator sets that to more. Kafka sends a larger record all the same.
 BULK_AHEAD: Final[Mapping[str, int]] = {"fetch.max.bytes": 2 * MAX_MESSAGE_BYTES}
-REQUESTS_AHEAD: Final[Mapping[str, int]] = {"fetch.max.bytes": 4 << 20, "queued.max.messages.kbytes": 4 << 10}
+REQUESTS_AHEAD: Final[Mapping[str, int]] = {"queued.max.messages.kbytes": 4 << 10}
 ASK_SECONDS: Final = 5.0
 # How long the worker waits for Kafka and its topics before it says what is missing and ends.
 START_SECONDS: Final = 10.0

@@ -20,6 +20,9 @@ from schemas.records import ScoreReply
 
 TIMES: Final = 3.0
 _WARM_UP_SECONDS: Final = 2.0
+# Of a backlog, that share is worked off to warm up, as often as it takes.
+_WARM_UP_SHARE: Final = 20
+_MOST_WARM_UPS: Final = 8
 _PUT: Final = 10_000
 _SLOWEST: Final = 500.0
 Say = Callable[[str], None]
@@ -39,10 +42,18 @@ def run_backlog(
     drained: list[float] = []
     with Asker(bed) as asker:
         asker.await_first()
-        warm = max(1, round(rate * _WARM_UP_SECONDS))
-        # In all as long as the idle rounds at most.
-        most = max(1, round(seconds * rounds / _WARM_UP_SECONDS))
-        warm_up(lambda _: asyncio.run(paced(rate, warm, asker.ask)), bed.processes, least=1, most=most)
+        warm, few = max(1, round(rate * _WARM_UP_SECONDS)), max(1, requests // _WARM_UP_SHARE)
+
+        def fill(number: int) -> None:
+            _fill(bed, feed, f"warm-up-{number + 1}", few, rows_each)
+
+        def once(number: int) -> None:
+            starts = results()
+            asyncio.run(paced(rate, warm, asker.ask))
+            _under_backlog(feed, progress, few, rate, asker)
+            _check(bed, f"warm-up-{number + 1}", few, starts)
+
+        warm_up(once, bed.processes, least=1, most=_MOST_WARM_UPS, prepare=fill)
         asker.forget()
         for number in range(rounds):
             job = f"backlog-{number + 1}"

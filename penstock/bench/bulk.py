@@ -57,12 +57,13 @@ def run_bulk(bed: Bed, rows: int, rows_each: int, rounds: int, delivery: str, wo
     bed.start_workers(workers, delivery)
     batches = max(1, rows // rows_each)
 
-    def once(number: int) -> None:
-        job = f"warm-up-{number + 1}"
-        _fill(bed, feed, job, batches, rows_each)
-        _check(bed, _read(bed, feed, job, batches, marks())[1], rows_each)
+    def fill(number: int) -> None:
+        _fill(bed, feed, f"warm-up-{number + 1}", batches, rows_each)
 
-    warm_up(once, bed.processes, least=_LEAST_WARM_UPS, most=_MOST_WARM_UPS)
+    def once(number: int) -> None:
+        _check(bed, _read(bed, feed, f"warm-up-{number + 1}", batches, marks())[1], rows_each)
+
+    warm_up(once, bed.processes, least=_LEAST_WARM_UPS, most=_MOST_WARM_UPS, prepare=fill)
     if workers > 1:
         bed.await_shares(bed.topics.bulk)
     _write_file(bed, batches * rows_each)

@@ -74,7 +74,7 @@ def reading(bootstrap: str) -> dict[str, Any]:
         # As a worker's, for its reasons: a queue that is full would be left alone for a second, however soon it is
         # empty, and an answer of the usual 50 MB is mapped anew each time.
         "fetch.queue.backoff.ms": 10,
-        "fetch.max.bytes": 16 << 20,
+        "queued.max.messages.kbytes": 4 << 10,
     }
 
 

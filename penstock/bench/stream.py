@@ -20,7 +20,7 @@ from penstock.bench.workload import POOL, RequestMaker
 # Slower than this many records a second is a fault, not a measurement.
 _SLOWEST: Final = 200.0
 _PUT: Final = 50_000
-_WARM_UP: Final = 200_000
+_WARM_UP: Final = 100_000
 _MOST_WARM_UPS: Final = 10
 Say = Callable[[str], None]
 
@@ -66,12 +66,15 @@ def run_stream(bed: Bed, records: int, rounds: int, delivery: str, workers: int,
     say(f"starting {workers} worker(s), {delivery}")
     bed.start_workers(workers, delivery)
 
-    def once(number: int) -> None:
+    def fill(number: int) -> None:
         _fill(bed, feed, f"{'w' * 24}{number:08x}", min(records, _WARM_UP))
-        feed.open()
-        progress.wait(feed.starts, feed.records, 120)
 
-    warm_up(once, bed.processes, least=1, most=_MOST_WARM_UPS)
+    def once(_number: int) -> None:
+        feed.open()
+        progress.wait(feed.starts, feed.records, 60 + feed.records / _SLOWEST)
+
+    # Of two workers the second may have no partitions yet the first time.
+    warm_up(once, bed.processes, least=2, most=_MOST_WARM_UPS, prepare=fill)
     if workers > 1:
         bed.await_shares(topic)
     done: list[Round] = []

@@ -18,23 +18,26 @@ def warm_up(
     *,
     least: int,
     most: int,
+    prepare: Callable[[int], object] = lambda _number: None,
     clock: Callable[[], float] = time.perf_counter,
 ) -> int:
     """Do `work`, told how often it was done, until the broker's compiler takes less than `QUIET` of a core meanwhile.
 
     Not fewer than `least` times, nor more than `most`; returns how many. `processes`: ids by name, "broker" among them
-    where it is ours. One that does not compile is warm after `least`.
+    where it is ours. One that does not compile is warm after `least`. `prepare`: done before each `work`, and not
+    looked at: while it lasts the compiler may rest from what is to be measured.
     """
     for number in range(most):
+        prepare(number)
         before, began = Processor.now(processes()), clock()
         work(number)
-        share = _compiled(before, Processor.now(processes())) / max(clock() - began, 1e-9)
+        share = compiled(before, Processor.now(processes())) / max(clock() - began, 1e-9)
         if number + 1 >= least and share < QUIET:
             return number + 1
     return most
 
 
-def _compiled(before: Processor, now: Processor) -> float:
+def compiled(before: Processor, now: Processor) -> float:
     """Processor seconds that the compiler's threads of a broker in Java have worked between two looks."""
     # They come and go with the work.
     return sum(

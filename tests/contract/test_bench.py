@@ -14,7 +14,9 @@ import pytest
 from confluent_kafka.admin import AdminClient
 from typer.testing import CliRunner
 
-from penstock.brokers import EmbeddedBroker, LocalBroker
+from penstock.bench.cpu import Processor
+from penstock.bench.warming import compiled
+from penstock.brokers import ApacheKafka, EmbeddedBroker, LocalBroker
 from penstock.cli import build
 from producers.publisher import create_topics
 
@@ -46,6 +48,13 @@ def bench(*arguments: str, folder: Path, status: int = 0, broker: LocalBroker | 
 def topics_left(broker: LocalBroker) -> list[str]:
     known = AdminClient({"bootstrap.servers": broker.address}).list_topics(timeout=10).topics
     return [name for name in known if name.startswith("bench-")]
+
+
+@pytest.mark.apache
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells a thread's processor time")
+def test_the_compiler_of_a_real_broker_is_seen(apache_kafka: ApacheKafka) -> None:
+    assert apache_kafka.pid is not None
+    assert compiled(Processor({}, 0.0), Processor.now({"broker": apache_kafka.pid})) > 0.1
 
 
 @pytest.mark.parametrize("delivery", ["exactly-once", "at-least-once"])

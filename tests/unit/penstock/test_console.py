@@ -122,6 +122,16 @@ def test_help_loads_nothing_heavy(tmp_path: Path) -> None:
     assert "up" in done.stdout
 
 
+def test_a_worker_starts_without_what_only_the_monitor_needs(tmp_path: Path) -> None:
+    script = (
+        "import sys, penstock.commands.worker, stream_workers.scoring\n"
+        "heavy = {'scipy', 'faust', 'chdb', 'pyarrow', 'torch', 'fastapi'} & set(sys.modules)\n"
+        "assert not heavy, heavy\n"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, cwd=tmp_path, check=False)
+    assert done.returncode == 0, done.stderr
+
+
 def test_every_module_of_commands_registers_itself(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "found_by_name.py").write_text(
         "def register(app):\n    @app.command()\n    def hello():\n        print('hello')\n"
