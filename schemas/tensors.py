@@ -42,6 +42,9 @@ class TensorError(ValueError):
 
 def datatype_of(array: Array) -> str:
     """The wire datatype of a numpy array; `BYTES` for text, bytes and objects."""
+    known = _NAMES.get(array.dtype)
+    if known is not None:
+        return known
     if array.dtype.kind in "OUS":
         return BYTES
     try:

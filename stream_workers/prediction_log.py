@@ -14,7 +14,7 @@ from schemas.codec import Codec
 from schemas.codes import INDEX, Code
 from schemas.records import Column, PredictionBatch, StringColumn
 from schemas.tensors import BYTES, Array, datatype_of, pack_strings, to_tensor, unpack_strings
-from stream_workers.work import Requests
+from stream_workers.work import Requests, joined
 
 # A record stays below this, so that Kafka takes it; larger batches are logged in halves.
 LOG_BYTES: Final = 4 * 1024 * 1024
@@ -51,7 +51,7 @@ def log_record(
     def spread(columns: list[Array], dtype: str) -> bytes:
         if not single:
             columns = [np.repeat(column, times) for column, times in zip(columns, each, strict=True)]
-        return np.concatenate(columns).astype(dtype, copy=False).tobytes()
+        return joined(columns).astype(dtype, copy=False).tobytes()
 
     def texts(columns: list[BytesColumn]) -> StringColumn:
         joined = BytesColumn.joined(columns)

@@ -26,7 +26,7 @@ from stream_workers.prediction_log import CLIPPED, encoded, log_record
 from stream_workers.replies import ReplySender
 from stream_workers.runs import Run
 from stream_workers.summary_figures import latency_histogram, score_figures
-from stream_workers.work import Requests
+from stream_workers.work import Requests, joined
 
 # A larger reply would be refused by the producer, and its sender wait in vain. Key and headers need room too.
 REPLY_BYTES: Final = MAX_MESSAGE_BYTES - 64 * 1024
@@ -168,8 +168,8 @@ class Publisher:
             rows=sum(piece.rows for piece in pieces),
             inference_seconds=run.seconds,
             # A client's clock may be ahead of ours.
-            queue_seconds=np.concatenate([np.maximum(piece.received_at - piece.sent_at, 0) / 1e6 for piece in pieces]),
-            batch_seconds=run.dispatched - np.concatenate([piece.taken for piece in pieces]),
+            queue_seconds=joined([np.maximum(piece.received_at - piece.sent_at, 0) / 1e6 for piece in pieces]),
+            batch_seconds=run.dispatched - joined([piece.taken for piece in pieces]),
             codes={Code.OK: sum(piece.count for piece in answers)},
         )
 
@@ -184,7 +184,7 @@ class Publisher:
         """Log and summary of answers that have left, with their outputs and scores; of one epoch and experiment."""
         chosen = [piece for piece, _, _ in sent]
         batch_id = self._batch_id()
-        merged = np.concatenate([scores for _, _, scores in sent])
+        merged = joined([scores for _, _, scores in sent])
         outputs = [own for _, own, _ in sent]
         published = [
             *self._log(chosen, batch_id, now, Code.OK, (), device, merged, outputs, run.degraded),
@@ -327,10 +327,9 @@ def summary_of(
     model, experiment = (text[:CLIPPED] for text in (first.model, first.experiment))
     requests = sum(piece.count for piece in pieces)
     rows = sum(piece.rows for piece in pieces) if run else requests
-    weights = np.repeat([piece.rows_each if run else 1 for piece in pieces], [piece.count for piece in pieces])
-    sent = np.concatenate([piece.sent_at for piece in pieces])
-    received = np.concatenate([piece.received_at for piece in pieces])
-    taken = np.concatenate([piece.taken for piece in pieces])
+    weights = joined([np.full(piece.count, piece.rows_each if run else 1) for piece in pieces])
+    sent = joined([piece.sent_at for piece in pieces])
+    received = joined([piece.received_at for piece in pieces])
     return BatchSummary(
         batch_id=batch_id,
         worker=worker,
@@ -344,8 +343,8 @@ def summary_of(
         requests=requests,
         rows=rows,
         padded_rows=run.padded if run else 0,
-        queue_us=int((np.maximum(received - sent, 0) * weights).sum()),
-        batch_us=int(((run.dispatched - taken) * weights).sum() * 1e6) if run else 0,
+        queue_us=int(np.maximum(received - sent, 0) @ weights),
+        batch_us=int((run.dispatched - joined([piece.taken for piece in pieces])) @ weights * 1e6) if run else 0,
         infer_us=int(run.seconds * 1e6) if run else 0,
         latency_histogram=latency_histogram((now - sent) / 1000, weights),
         **score_figures(scores),

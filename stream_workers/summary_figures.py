@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from math import isfinite
 from typing import Any, Final
 
 import numpy as np
@@ -28,12 +29,14 @@ def score_histogram(scores: Array) -> tuple[int, ...]:
 
 
 def score_figures(scores: Array) -> dict[str, Any]:
-    """The fields of a summary that describe scores, those that are NaN or infinite left out."""
-    finite = np.isfinite(scores)
-    known = scores if finite.all() else scores[finite]
+    """The fields of a summary that describe scores [rows] of FP64, those that are NaN or infinite left out."""
+    known, squares = scores, float(scores @ scores)
+    if not isfinite(squares):
+        known = scores[np.isfinite(scores)]
+        squares = float(known @ known)
     return {
         "score_count": len(known),
         "score_sum": float(known.sum()),
-        "score_sum_squares": float((known * known).sum()),
+        "score_sum_squares": squares,
         "score_histogram": score_histogram(known),
     }

@@ -193,6 +193,11 @@ class Requests:
         return copy
 
 
+def joined(arrays: Sequence[Array]) -> Array:
+    """All arrays one after another; a single one, as most micro-batches have, is itself and no copy."""
+    return arrays[0] if len(arrays) == 1 else np.concatenate(arrays)
+
+
 def _form(inputs: Mapping[str, Array]) -> dict[str, Any]:
     """What two inputs must have in common to be joined: names, types, and shapes but for the rows."""
     return {name: (array.dtype, array.shape[1:]) for name, array in inputs.items()}
