@@ -114,8 +114,11 @@ def to_wire(layout: Layout, table: Any, rows: int) -> Wire:
     errors: dict[int, str] = {}
     # Once for all of them: a table makes the list of its names anew each time that it is asked.
     found = dict(zip(table.column_names, table.columns, strict=True))
-    columns = tuple(_feature(one, _in_one(found.get(one.name)), rows, errors) for one in layout.features)
-    inputs = tuple(_tensor(one, [_in_one(found[name]) for name in one.columns], rows, errors) for one in layout.tensors)
+    with np.errstate(over="ignore"):  # beyond its range is infinity, which the worker judges
+        columns = tuple(_feature(one, _in_one(found.get(one.name)), rows, errors) for one in layout.features)
+        inputs = tuple(
+            _tensor(one, [_in_one(found[name]) for name in one.columns], rows, errors) for one in layout.tensors
+        )
     return Wire(inputs, columns, errors)
 
 
@@ -204,8 +207,7 @@ def _tensor(spec: TensorColumns, columns: list[Any], rows: int, errors: dict[int
             texts = [pa.array([text for row in zip(*parts, strict=True) for text in row], pa.string())]
         data = pack_texts(texts[0])
     else:
-        with np.errstate(over="ignore"):  # beyond its range is infinity, which the worker judges
-            values = [_values(name, one, spec, errors) for name, one in zip(spec.columns, columns, strict=True)]
+        values = [_values(name, one, spec, errors) for name, one in zip(spec.columns, columns, strict=True)]
         data = np.stack(values).T.tobytes() if values else b""
     shape = spec.inner or (() if len(columns) == 1 else (len(columns),))
     if math.prod(shape) != len(columns):
@@ -240,8 +242,7 @@ def _list_tensor(spec: TensorColumns, column: Any, rows: int, errors: dict[int, 
             texts[row * width : (row + 1) * width] = filled[at : at + width]
         _move(inside, good, width, errors)
         return Tensor(spec.input, BYTES, shape, pack_texts(pa.array(texts, pa.string())))
-    with np.errstate(over="ignore"):
-        values = _values(name, flat, spec, inside)
+    values = _values(name, flat, spec, inside)
     _move(inside, good, width, errors)
     if len(bad):
         whole = np.zeros((rows, width), DATATYPES[spec.datatype])

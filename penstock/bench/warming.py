@@ -19,7 +19,6 @@ def warm_up(
     least: int,
     most: int,
     prepare: Callable[[int], object] = lambda _number: None,
-    clock: Callable[[], float] = time.perf_counter,
 ) -> int:
     """Do `work`, told how often it was done, until the broker's compiler takes less than `QUIET` of a core meanwhile.
 
@@ -29,9 +28,9 @@ def warm_up(
     """
     for number in range(most):
         prepare(number)
-        before, began = Processor.now(processes()), clock()
+        before, began = Processor.now(processes()), time.perf_counter()
         work(number)
-        share = compiled(before, Processor.now(processes())) / max(clock() - began, 1e-9)
+        share = compiled(before, Processor.now(processes())) / max(time.perf_counter() - began, 1e-9)
         if number + 1 >= least and share < QUIET:
             return number + 1
     return most

@@ -55,6 +55,14 @@ def test_the_work_is_done_until_the_compiler_rests() -> None:
         compiler.end()
 
 
+def test_what_prepares_the_work_is_not_looked_at() -> None:
+    compiler = Compiler()
+    try:
+        assert warm_up(lambda _: compiler.work(9), lambda: own("broker"), least=1, most=10, prepare=compiler.work) == 1
+    finally:
+        compiler.end()
+
+
 @pytest.mark.parametrize("name", ["C2 CompilerThre", "data-plane-kafk"])
 def test_only_a_brokers_compiler_counts(name: str) -> None:
     compiler = Compiler(name)
