@@ -78,7 +78,7 @@ def fill(warehouse: Warehouse, predictions: int, now: datetime) -> None:
         )
     warehouse.command(
         f"""
-        INSERT INTO batch_summaries (* EXCEPT(degraded, feature_histograms))
+        INSERT INTO batch_summaries (* EXCEPT(batches, degraded, feature_histograms))
         WITH fromUnixTimestamp64Micro(toInt64({began} + (number + 1) * {_BATCH} * {step}), 'UTC') AS moment
         SELECT 'b' || toString(number), 'w' || toString(number % 2), 'cpu', 'm', if(number % 2 = 0, '1', '2'), 'e',
             if(number % 2 = 0, 'a', 'b'), 'scoring.requests', moment, {_BATCH}, {_BATCH}, 0,

@@ -80,7 +80,7 @@ FROM
 )
 """
 _SUMMARISED: Final = """
-INSERT INTO batch_summaries (* EXCEPT(degraded, feature_histograms))
+INSERT INTO batch_summaries (* EXCEPT(batches, degraded, feature_histograms))
 SELECT batch_id, any(worker), any(device), model, version, any(experiment), any(variant), any(topic), max(scored_at),
     count(), count(), 0, sum(dateDiff('microsecond', sent_at, received_at)),
     sum(greatest(dateDiff('microsecond', received_at, scored_at) - 800, 0)),

@@ -36,11 +36,13 @@ from schemas.records import ScoreReply, ScoreRequest
 from schemas.reply_codec import ReplyEncoder
 from schemas.tensors import to_tensor
 from schemas.topics import Topics
+from stream_workers.fates import Fate
 from stream_workers.ledger import Epoch
 from stream_workers.ops import WorkerMetrics
 from stream_workers.prediction_log import encoded, log_record
 from stream_workers.publish import COUNT_PAUSE_US
 from stream_workers.reply_producers import PlainProducer, ReplyProducer, reply_producer
+from stream_workers.runs import Run
 from stream_workers.scoring_clients import REQUESTS_AHEAD
 from stream_workers.work import Requests
 
@@ -214,9 +216,8 @@ def _piece(group: Any, inputs: dict[str, Any], topic: str) -> Requests:
 
 
 def _logged(piece: Requests, scores: Any, outputs: dict[str, Any]) -> Any:
-    return log_record(
-        [piece], batch_id="b", worker="w", device="cpu", scored_at=2, code=Code.OK, scores=scores, outputs=[outputs]
-    )
+    run = Run(0.0, 0.001, 0)
+    return log_record([Fate("b", 2, Code.OK, [piece], "cpu", run, outputs=[outputs], scores=scores)], "w")
 
 
 def run(

@@ -22,6 +22,7 @@ from schemas.records import (
     BatchSummary,
     Column,
     DeadLetter,
+    MicroBatch,
     PredictionBatch,
     Record,
     RowError,
@@ -257,7 +258,8 @@ def _getter(kind: type[Any]) -> Callable[[Any], tuple[Any, ...]]:
 
 # The fields of a record in one call: to read them one by one costs as much as to write them.
 _FIELDS: Final = {
-    kind: (tuple(one.name for one in fields(kind)), _getter(kind)) for kind in (*RECORDS, Tensor, Column, RowError)
+    kind: (tuple(one.name for one in fields(kind)), _getter(kind))
+    for kind in (*RECORDS, Tensor, Column, RowError, MicroBatch)
 }
 
 
@@ -303,6 +305,10 @@ def _row_errors(items: list[dict[str, Any]]) -> tuple[RowError, ...]:
     return tuple(RowError(one["row"], Code(one["code"]), one["message"]) for one in items)
 
 
+def _micro_batches(items: list[dict[str, Any]]) -> tuple[MicroBatch, ...]:
+    return tuple(MicroBatch(**one) for one in items)
+
+
 def _strings(item: dict[str, Any]) -> StringColumn:
     return StringColumn(**item)
 
@@ -321,6 +327,7 @@ _CONVERT: Final[Mapping[str, Mapping[str, Callable[[Any], Any]]]] = {
         "messages": _strings,
         "features": _columns,
         "outputs": _columns,
+        "batches": _micro_batches,
     },
     "BatchSummary": {"latency_histogram": tuple, "score_histogram": tuple, "feature_histograms": _histograms},
 }
@@ -337,6 +344,7 @@ _LOWER: Final[Mapping[type[Any], Mapping[str, Callable[[Any], Any]]]] = {
         "messages": _string_dict,
         "features": _dicts,
         "outputs": _dicts,
+        "batches": _dicts,
     },
     Column: {"strings": _string_dict},
     BatchSummary: {"errors": dict, "feature_histograms": dict},

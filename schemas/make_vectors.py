@@ -27,6 +27,7 @@ from schemas.records import (
     Column,
     Control,
     DeadLetter,
+    MicroBatch,
     Outcome,
     PredictionBatch,
     Record,
@@ -115,6 +116,7 @@ def samples() -> tuple[Record, ...]:
             features=(Column("tail", "BYTES", (1,), b"", text), Column("hour", "FP64", (1,), bytes(8))),
             outputs=(Column("p", "FP64", (1,), bytes.fromhex("000000000000e03f")),),
             degraded="cached",
+            batches=(MicroBatch("worker-1/9", _AT + 4000, 1, 350),),
         ),
         BatchSummary(
             batch_id="worker-1/9",
@@ -140,6 +142,7 @@ def samples() -> tuple[Record, ...]:
             errors={"INVALID_ARGUMENT": 1},
             feature_histograms={"distance": (1, 0, 2)},
             degraded="fallback:flight-delay/1",
+            batches=2,
         ),
         Outcome(
             outcome_id="o-1",

@@ -103,8 +103,21 @@ class ScoreReply:
 
 
 @dataclass(frozen=True, slots=True)
+class MicroBatch:
+    """Rows of a `PredictionBatch` that were scored, or ended without it, together."""
+
+    batch_id: str
+    scored_at: int
+    rows: int
+    infer_us: int = 0
+
+
+@dataclass(frozen=True, slots=True)
 class PredictionBatch:
-    """The prediction log of one micro-batch and variant, as columns of `rows` values."""
+    """The prediction log of micro-batches of one version and variant, as columns of `rows` values.
+
+    `batches` are those micro-batches, in the order of the rows; empty where it is one and nothing more is said of it.
+    """
 
     batch_id: str
     worker: str
@@ -129,11 +142,12 @@ class PredictionBatch:
     features: tuple[Column, ...] = ()
     outputs: tuple[Column, ...] = ()
     degraded: str = ""
+    batches: tuple[MicroBatch, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class BatchSummary:
-    """What one micro-batch did, in figures that add up."""
+    """What micro-batches of one version and variant did, in figures that add up."""
 
     batch_id: str
     worker: str
@@ -158,6 +172,7 @@ class BatchSummary:
     errors: Mapping[str, int] = field(default_factory=dict)
     feature_histograms: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
     degraded: str = ""
+    batches: int = 1
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,6 +1,6 @@
 """Makes an epoch durable: replies delivered, then outputs and offsets committed, in that order.
 
-1. every record of the epoch has its fate;
+1. every record of the epoch has its fate, and what was drafted for its log is written;
 2. the epoch's replies are acknowledged by the broker;
 3. exactly once: one transaction holds the outputs and the consumed offsets (KIP-98, KIP-447);
    at least once: the outputs are acknowledged, then the offsets are committed.
@@ -311,6 +311,7 @@ class Committer:
         if epoch.abandoned:
             return False
         began = monotonic()
+        self._ledger.write(epoch)
         try:
             if self._replies.flush(epoch.parity, STEP_SECONDS) > 0:
                 raise CommitFailedError(f"replies were not acknowledged within {STEP_SECONDS:.0f} s")

@@ -21,6 +21,7 @@ from schemas.records import (
     Column,
     Control,
     DeadLetter,
+    MicroBatch,
     Outcome,
     PredictionBatch,
     Record,
@@ -84,6 +85,14 @@ def check(record: Record) -> None:
         _check_strings(f"PredictionBatch.{name}", getattr(record, name), rows)
     for column in (*record.features, *record.outputs):
         _check_column(column, rows)
+    own = [one.rows for one in record.batches]
+    if own and (sum(own) != rows or min(own) < 0):
+        raise InvalidRecordError(f"PredictionBatch.batches have {own} rows where there are {rows}")
+
+
+def micro_batches(record: PredictionBatch) -> tuple[MicroBatch, ...]:
+    """What the rows are of, also where the record, as those of before, is one and does not say so."""
+    return record.batches or (MicroBatch(record.batch_id, record.scored_at, record.rows),)
 
 
 def partition_days(times_us: Array) -> Array:
@@ -116,6 +125,8 @@ def _predictions(records: Sequence[Any]) -> tuple[dict[str, Any], Array]:
     def same(name: str) -> Any:
         return _repeated([getattr(batch, name) for batch in batches], rows)
 
+    together = [one for batch in batches for one in micro_batches(batch)]
+    together_rows = np.array([one.rows for one in together], np.int64)
     numbers, categories = _maps([(batch.rows, batch.features) for batch in batches], listed=False)
     outputs, texts = _maps([(batch.rows, batch.outputs) for batch in batches], listed=True)
     return {
@@ -131,7 +142,7 @@ def _predictions(records: Sequence[Any]) -> tuple[dict[str, Any], Array]:
         "offset": pa.array(fixed["offsets"]),
         "sent_at": _times(fixed["sent_at"]),
         "received_at": _times(fixed["received_at"]),
-        "scored_at": _times(_spread([batch.scored_at for batch in batches], rows)),
+        "scored_at": _times(_spread([one.scored_at for one in together], together_rows)),
         "code": pa.DictionaryArray.from_arrays(pa.array(fixed["codes"].astype(np.int16)), _CODE_NAMES),
         "message": _strings([batch.messages for batch in batches]),
         "score": pa.array(fixed["scores"], mask=np.isnan(fixed["scores"])),
@@ -139,7 +150,7 @@ def _predictions(records: Sequence[Any]) -> tuple[dict[str, Any], Array]:
         "categories": categories,
         "outputs": outputs,
         "texts": texts,
-        "batch_id": same("batch_id"),
+        "batch_id": _repeated([one.batch_id for one in together], together_rows),
         "worker": same("worker"),
         "device": same("device"),
         "degraded": same("degraded"),
@@ -149,7 +160,7 @@ def _predictions(records: Sequence[Any]) -> tuple[dict[str, Any], Array]:
 def _summaries(records: Sequence[Any]) -> tuple[dict[str, Any], None]:
     one_each = _fields(records, "batch_id worker device degraded model version experiment variant topic", pa.string())
     one_each |= _fields(
-        records, "requests rows padded_rows queue_us batch_us infer_us score_count", pa.int64()
+        records, "batches requests rows padded_rows queue_us batch_us infer_us score_count", pa.int64()
     ) | _fields(records, "score_sum score_sum_squares", pa.float64())
     one_each |= _fields(records, "latency_histogram score_histogram", pa.list_(pa.int64()))
     return one_each | {

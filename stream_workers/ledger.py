@@ -9,9 +9,9 @@ the offset of the record that caused it, nor the reverse, in whatever order micr
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterable, Mapping
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Final
+from typing import Final, Protocol
 
 TopicPartition = tuple[str, int]
 MAX_KEY: Final = 4096
@@ -29,6 +29,13 @@ class Output:
     senders: bool = False
 
 
+class Draft(Protocol):
+    """Outputs of an epoch that are not written yet, because more may go into the same records."""
+
+    def outputs(self) -> Sequence[Output]:
+        """The records."""
+
+
 def short_key(key: bytes | None) -> bytes | None:
     """A sender's key for an output of ours, unless it is so large that it would not leave room for the value."""
     return key if key is None or len(key) <= MAX_KEY else None
@@ -36,7 +43,10 @@ def short_key(key: bytes | None) -> bytes | None:
 
 @dataclass(slots=True, eq=False)
 class Epoch:
-    """One commit's worth of work. `parity` alternates, so that waiting for its replies does not wait for the next's."""
+    """One commit's worth of work. `parity` alternates, so that waiting for its replies does not wait for the next's.
+
+    `drafts` belong to those who write them, until the epoch has settled.
+    """
 
     number: int
     pending: int = 0
@@ -46,6 +56,7 @@ class Epoch:
     abandoned: bool = False
     offsets: dict[TopicPartition, int] = field(default_factory=dict)
     outputs: list[Output] = field(default_factory=list)
+    drafts: dict[Hashable, Draft] = field(default_factory=dict)
     # Those that were refused together with others, so that each has to be sent by itself.
     alone: list[Output] = field(default_factory=list)
 
@@ -104,14 +115,17 @@ class Ledger:
             self._in_flight += records
             return epoch
 
-    def finish(self, epoch: Epoch, records: int, outputs: Iterable[Output] = ()) -> None:
-        """`records` of this epoch have their fate; `outputs` go into its transaction."""
+    def finish(self, epoch: Epoch, records: int, outputs: Iterable[Output] = (), drafted: int = 0) -> None:
+        """`records` of this epoch have their fate; `outputs` go into its transaction.
+
+        `drafted`: bytes that its drafts hold more than before, about.
+        """
         with self._changed:
             if epoch.abandoned:
                 return
             added = [*outputs]
             epoch.outputs += added
-            epoch.held += sum(len(output.value) for output in added)
+            epoch.held += drafted + sum(len(output.value) for output in added)
             epoch.pending -= records
             self._in_flight -= records
             if epoch.pending < 0:
@@ -133,6 +147,14 @@ class Ledger:
         """Wait until every record of the epoch has its fate; False on time-out. An abandoned epoch settles at once."""
         with self._changed:
             return self._changed.wait_for(lambda: epoch.pending == 0 or epoch.abandoned, timeout)
+
+    def write(self, epoch: Epoch) -> None:
+        """Add the outputs of its drafts to those of an epoch that has settled."""
+        drafts, epoch.drafts = epoch.drafts, {}
+        written = [output for draft in drafts.values() for output in draft.outputs()]
+        with self._changed:
+            if not epoch.abandoned:
+                epoch.outputs += written
 
     def committed(self, epoch: Epoch) -> None:
         """The epoch is durable."""
@@ -158,6 +180,7 @@ class Ledger:
                 epoch.abandoned = True
                 epoch.outputs.clear()
                 epoch.alone.clear()
+                epoch.drafts = {}
             self._open = Epoch(self._open.number + 1, abandoned=True)
             self._live = {self._open}
             self._in_flight = 0

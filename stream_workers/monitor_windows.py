@@ -85,7 +85,7 @@ class Figures:
     def of(cls, one: BatchSummary) -> Self:
         """The figures of one summary."""
         return cls(
-            batches=1,
+            batches=one.batches,
             requests=one.requests,
             rows=one.rows,
             padded_rows=one.padded_rows,

@@ -11,10 +11,11 @@ import numpy as np
 
 from schemas.byte_columns import BytesColumn
 from schemas.codec import Codec
-from schemas.codes import INDEX, Code
-from schemas.records import Column, PredictionBatch, StringColumn
+from schemas.codes import INDEX
+from schemas.records import Column, MicroBatch, PredictionBatch, StringColumn
 from schemas.tensors import BYTES, Array, datatype_of, pack_strings, to_tensor, unpack_strings
-from stream_workers.work import Requests, joined
+from stream_workers.fates import Fate
+from stream_workers.work import joined
 
 # A record stays below this, so that Kafka takes it; larger batches are logged in halves.
 LOG_BYTES: Final = 4 * 1024 * 1024
@@ -26,25 +27,15 @@ CLIPPED: Final = 16 * 1024
 SPARSEST: Final = 8
 
 
-def log_record(
-    pieces: Sequence[Requests],
-    *,
-    batch_id: str,
-    worker: str,
-    device: str,
-    scored_at: int,
-    code: Code,
-    messages: Sequence[str] = (),
-    scores: Array | None = None,
-    outputs: Sequence[Mapping[str, Array]] = (),
-    degraded: str = "",
-) -> PredictionBatch:
-    """All rows of pieces of one version and variant; with `outputs`, one mapping a piece, a row for each output row.
-
-    Without them a request is one row. `messages`: one a request. `scores` [rows].
-    """
-    first = pieces[0]
-    each = [piece.rows_each if outputs else 1 for piece in pieces]
+def log_record(fates: Sequence[Fate], worker: str) -> PredictionBatch:
+    """All rows of fates of one kind; after a run a row for each output row, else one for each request."""
+    head, last = fates[0], fates[-1]
+    first = head.pieces[0]
+    pieces = [piece for fate in fates for piece in fate.pieces]
+    outputs = [own for fate in fates for own in fate.outputs]
+    messages = [message for fate in fates for message in fate.messages]
+    scores = [fate.scores for fate in fates if fate.scores is not None]
+    each = [piece.rows_each if head.run else 1 for piece in pieces]
     rows = sum(piece.count * times for piece, times in zip(pieces, each, strict=True))
     single = max(each) == 1
 
@@ -61,15 +52,15 @@ def log_record(
         return pack_strings(joined)
 
     return PredictionBatch(
-        batch_id=batch_id,
+        batch_id=head.batch_id,
         worker=worker,
-        device=device,
+        device=head.device,
         model=first.model,
         version=first.version,
         experiment=first.experiment,
         variant=first.variant,
         topic=first.topic,
-        scored_at=scored_at,
+        scored_at=last.scored_at,
         rows=rows,
         request_ids=texts([piece.ids for piece in pieces]),
         user_ids=texts([piece.users for piece in pieces]),
@@ -80,12 +71,13 @@ def log_record(
         ),
         sent_at=spread([piece.sent_at for piece in pieces], "<i8"),
         received_at=spread([piece.received_at for piece in pieces], "<i8"),
-        codes=bytes([INDEX[code]]) * rows,
+        codes=bytes([INDEX[head.code]]) * rows,
         messages=pack_strings(messages) if messages else StringColumn(bytes(4 * (rows + 1)), b""),
-        scores=np.full(rows, np.nan).tobytes() if scores is None else scores.astype("<f8").tobytes(),
+        scores=joined(scores).astype("<f8").tobytes() if scores else np.full(rows, np.nan).tobytes(),
         features=feature_columns([features for piece in pieces for features in piece.features], rows),
         outputs=tuple(output_column(name, [own[name] for own in outputs]) for name in _loggable(outputs)),
-        degraded=degraded,
+        degraded=head.run.degraded if head.run else "",
+        batches=tuple(MicroBatch(fate.batch_id, fate.scored_at, fate.rows, fate.infer_us) for fate in fates),
     )
 
 
@@ -139,7 +131,18 @@ def sliced(record: PredictionBatch, a: int, b: int) -> PredictionBatch:
         scores=cut(record.scores),
         features=columns(record.features),
         outputs=columns(record.outputs),
+        batches=_cut(record.batches, a, b),
     )
+
+
+def _cut(batches: Sequence[MicroBatch], a: int, b: int) -> tuple[MicroBatch, ...]:
+    """What rows a to b are of."""
+    kept, end = [], 0
+    for one in batches:
+        start, end = end, end + one.rows
+        if (rows := min(end, b) - max(start, a)) > 0:
+            kept.append(replace(one, rows=rows))
+    return tuple(kept)
 
 
 def clipped(record: PredictionBatch) -> PredictionBatch:

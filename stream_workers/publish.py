@@ -16,16 +16,15 @@ from models.loading import LoadedModel
 from schemas.byte_columns import BytesColumn
 from schemas.codec import Codec
 from schemas.codes import Code
-from schemas.records import BatchSummary
 from schemas.reply_codec import ReplyEncoder
 from schemas.tensors import Array
 from schemas.topics import MAX_MESSAGE_BYTES, Topics
-from stream_workers.ledger import Epoch, Ledger, Output
+from stream_workers.fates import Fate
+from stream_workers.ledger import Epoch, Ledger
+from stream_workers.log_writer import LogWriter
 from stream_workers.ops import WorkerMetrics
-from stream_workers.prediction_log import CLIPPED, encoded, log_record
 from stream_workers.replies import ReplySender
 from stream_workers.runs import Run
-from stream_workers.summary_figures import latency_histogram, score_figures
 from stream_workers.work import Requests, joined
 
 # A larger reply would be refused by the producer, and its sender wait in vain. Key and headers need room too.
@@ -53,13 +52,11 @@ class Publisher:
         """`run_id`: unique to this process, so that batch ids are. `answers`: keeps last ones where manifests allow it;
         without it none is kept.
         """
-        self._codec = codec
         self._encoder = ReplyEncoder(codec)
-        self._topics = topics
+        self._log = LogWriter(codec, topics.predictions, topics.summaries, worker)
         self._replies = replies
         self._ledger = ledger
         self._metrics = metrics
-        self._worker = worker
         self._now_us = now_us
         self._run_id = run_id
         self._answers = AnswerCache(0) if answers is None else answers
@@ -102,15 +99,10 @@ class Publisher:
             replied_at=now,
         )
         self._reply(requests, values)
-        batch_id = self._batch_id()
-        outputs = [
-            *self._log([requests], batch_id, now, code, messages),
-            self._summary([requests], batch_id, now, "", None, np.full(requests.count, np.nan), code),
-        ]
         self._metrics.requests(
             code, requests.count, model=requests.model, version=requests.version, variant=requests.variant
         )
-        self._ledger.finish(requests.epoch, requests.count, outputs)
+        self._finish(Fate(self._batch_id(), now, code, [requests], messages=messages))
 
     def unavailable(self, piece: Requests, message: str) -> None:
         """Nothing can answer these anew: a last answer where there is one, else UNAVAILABLE."""
@@ -181,17 +173,17 @@ class Publisher:
         run: Run,
         features: Mapping[str, tuple[int, ...]] | None = None,
     ) -> None:
-        """Log and summary of answers that have left, with their outputs and scores; of one epoch and experiment."""
-        chosen = [piece for piece, _, _ in sent]
+        """Answers that have left have their fate, with their outputs and scores; of one epoch and experiment."""
+        pieces, outputs = [piece for piece, _, _ in sent], [own for _, own, _ in sent]
+        scores = joined([scores for _, _, scores in sent])
         batch_id = self._batch_id()
-        merged = joined([scores for _, _, scores in sent])
-        outputs = [own for _, own, _ in sent]
-        published = [
-            *self._log(chosen, batch_id, now, Code.OK, (), device, merged, outputs, run.degraded),
-            self._summary(chosen, batch_id, now, device, run, merged, Code.OK, features),
-        ]
-        # Most micro-batches lie within one epoch, so finishing them is one call.
-        self._ledger.finish(chosen[0].epoch, sum(piece.count for piece in chosen), published)
+        self._finish(Fate(batch_id, now, Code.OK, pieces, device, run, (), outputs, scores, features or {}))
+
+    def _finish(self, fate: Fate) -> None:
+        """Most micro-batches lie within one epoch, so finishing them is one call."""
+        epoch = fate.pieces[0].epoch
+        outputs, drafted = self._log.put(epoch, fate)
+        self._ledger.finish(epoch, fate.requests, outputs, drafted)
 
     def _answer(
         self, model: LoadedModel, piece: Requests, outputs: dict[str, Array], now: int, degraded: str
@@ -255,34 +247,6 @@ class Publisher:
             requests.headers,
         )
 
-    def _log(
-        self,
-        pieces: Sequence[Requests],
-        batch_id: str,
-        now: int,
-        code: Code,
-        messages: Sequence[str] = (),
-        device: str = "",
-        scores: Array | None = None,
-        outputs: Sequence[Mapping[str, Array]] = (),
-        degraded: str = "",
-    ) -> list[Output]:
-        record = log_record(
-            pieces,
-            batch_id=batch_id,
-            worker=self._worker,
-            device=device,
-            scored_at=now,
-            code=code,
-            messages=messages,
-            scores=scores,
-            outputs=outputs,
-            degraded=degraded,
-        )
-        # A worker keeps to one partition of the log: few large records in a row make large blocks in ClickHouse.
-        key = self._worker.encode()
-        return [Output(self._topics.predictions, value, key) for value in encoded(self._codec, record)]
-
     def _features(
         self, model: LoadedModel, pieces: Sequence[Requests], now: int, run: Run
     ) -> dict[str, tuple[int, ...]]:
@@ -294,64 +258,6 @@ class Publisher:
             return {}
         self._counted_at[key] = now
         return model.feature_bins.count([piece.inputs for piece in pieces])
-
-    def _summary(
-        self,
-        pieces: Sequence[Requests],
-        batch_id: str,
-        now: int,
-        device: str,
-        run: Run | None,
-        scores: Array,
-        code: Code,
-        features: Mapping[str, tuple[int, ...]] | None = None,
-    ) -> Output:
-        one = summary_of(pieces, batch_id, self._worker, now, device, run, scores, code, features)
-        return Output(self._topics.summaries, self._codec.encode(one), one.model.encode())
-
-
-def summary_of(
-    pieces: Sequence[Requests],
-    batch_id: str,
-    worker: str,
-    now: int,
-    device: str,
-    run: Run | None,
-    scores: Array,
-    code: Code,
-    features: Mapping[str, tuple[int, ...]] | None = None,
-) -> BatchSummary:
-    """The summary of one run, or of requests that ended without one."""
-    first = pieces[0]
-    # A sender may make up names of megabytes, and a record that Kafka refuses would hold up its partition for ever.
-    model, experiment = (text[:CLIPPED] for text in (first.model, first.experiment))
-    requests = sum(piece.count for piece in pieces)
-    rows = sum(piece.rows for piece in pieces) if run else requests
-    weights = joined([np.full(piece.count, piece.rows_each if run else 1) for piece in pieces])
-    sent = joined([piece.sent_at for piece in pieces])
-    received = joined([piece.received_at for piece in pieces])
-    return BatchSummary(
-        batch_id=batch_id,
-        worker=worker,
-        device=device,
-        model=model,
-        version=first.version[:CLIPPED],
-        experiment=experiment,
-        variant=first.variant,
-        topic=first.topic,
-        scored_at=now,
-        requests=requests,
-        rows=rows,
-        padded_rows=run.padded if run else 0,
-        queue_us=int(np.maximum(received - sent, 0) @ weights),
-        batch_us=int((run.dispatched - joined([piece.taken for piece in pieces])) @ weights * 1e6) if run else 0,
-        infer_us=int(run.seconds * 1e6) if run else 0,
-        latency_histogram=latency_histogram((now - sent) / 1000, weights),
-        **score_figures(scores),
-        errors={} if code is Code.OK else {code.value: rows},
-        feature_histograms=features or {},
-        degraded=run.degraded if run else "",
-    )
 
 
 def _scope(piece: Requests) -> Scope:

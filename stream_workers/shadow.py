@@ -25,11 +25,11 @@ from schemas.codes import Code
 from schemas.tensors import Array, TensorError
 from schemas.topics import Topics
 from stream_workers.device import Device
+from stream_workers.fates import Fate
 from stream_workers.intake import stacked
 from stream_workers.lanes import LaneKey
+from stream_workers.log_writer import LogWriter
 from stream_workers.ops import WorkerMetrics
-from stream_workers.prediction_log import encoded, log_record
-from stream_workers.publish import summary_of
 from stream_workers.runs import Run
 from stream_workers.work import Requests
 
@@ -58,13 +58,11 @@ class Shadow:
         now_us: Callable[[], int],
     ) -> None:
         """`producer`: of its own, without transactions."""
-        self._codec = codec
-        self._topics = topics
+        self._log = LogWriter(codec, topics.shadow_predictions, topics.shadow_summaries, worker)
         self._producer = producer
         self._catalog = catalog
         self._device = device
         self._metrics = metrics
-        self._worker = worker
         self._run_id = run_id
         self._limits_of = limits_of
         self._now_us = now_us
@@ -144,25 +142,12 @@ class Shadow:
         scores: Array | None = None,
         outputs: Sequence[dict[str, Array]] = (),
     ) -> None:
-        now, batch_id = self._now_us(), f"{self._run_id}-shadow-{next(self._numbers)}"
+        batch_id = f"{self._run_id}-shadow-{next(self._numbers)}"
         messages = [message] * piece.count if message else ()
-        record = log_record(
-            [piece],
-            batch_id=batch_id,
-            worker=self._worker,
-            device=device,
-            scored_at=now,
-            code=code,
-            messages=messages,
-            scores=scores,
-            outputs=outputs,
-        )
-        known = np.full(piece.count, np.nan) if scores is None else scores
-        summary = summary_of([piece], batch_id, self._worker, now, device, run, known, code)
+        fate = Fate(batch_id, self._now_us(), code, [piece], device, run, messages, outputs, scores)
         try:
-            for value in encoded(self._codec, record):
-                self._producer.produce(self._topics.shadow_predictions, value, self._worker.encode())
-            self._producer.produce(self._topics.shadow_summaries, self._codec.encode(summary), piece.model.encode())
+            for one in self._log.written([fate]):
+                self._producer.produce(one.topic, one.value, one.key)
         except BufferError:
             self._dropped(piece.model, piece.rows)
         self._producer.poll(0)

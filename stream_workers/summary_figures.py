@@ -1,17 +1,74 @@
-"""The figures of latencies and scores that a batch's summary holds."""
+"""The figures that a summary of micro-batches holds. Pure."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+from itertools import zip_longest
 from math import isfinite
 from typing import Any, Final
 
 import numpy as np
 
+from schemas.codes import Code
+from schemas.records import BatchSummary
 from schemas.tensors import Array
+from stream_workers.fates import Fate, each, weights
+from stream_workers.prediction_log import CLIPPED
+from stream_workers.work import joined
 
 LATENCY_BUCKETS: Final = 18
 SCORE_BINS: Final = 20
 _LATENCY_ENDS: Final = 2.0 ** np.arange(LATENCY_BUCKETS - 1)
+
+
+def summary_of(fates: Sequence[Fate], worker: str) -> BatchSummary:
+    """The summary of fates of one kind."""
+    head = fates[0]
+    first = head.pieces[0]
+    pieces = [piece for fate in fates for piece in fate.pieces]
+    runs = [fate.run for fate in fates if fate.run]
+    scores = [fate.scores for fate in fates if fate.scores is not None]
+    counted, ended = weights(fates), each(fates, [fate.scored_at for fate in fates])
+    sent, received = (joined([getattr(piece, name) for piece in pieces]) for name in ("sent_at", "received_at"))
+    rows = int(counted.sum())
+    waited = 0
+    if runs:
+        taken = joined([piece.taken for piece in pieces])
+        waited = int((each(fates, [run.dispatched for run in runs]) - taken) @ counted * 1e6)
+    return BatchSummary(
+        batch_id=head.batch_id,
+        worker=worker,
+        device=head.device,
+        # A sender may make up names of megabytes, and a record that Kafka refuses would hold up its partition for ever.
+        model=first.model[:CLIPPED],
+        version=first.version[:CLIPPED],
+        experiment=first.experiment[:CLIPPED],
+        variant=first.variant,
+        topic=first.topic,
+        scored_at=head.scored_at + int((ended - head.scored_at) @ counted) // rows,
+        requests=len(counted),
+        rows=rows,
+        padded_rows=sum(run.padded for run in runs),
+        queue_us=int(np.maximum(received - sent, 0) @ counted),
+        batch_us=waited,
+        infer_us=sum(fate.infer_us for fate in fates),
+        latency_histogram=latency_histogram((ended - sent) / 1000, counted),
+        **score_figures(joined(scores) if scores else np.full(rows, np.nan)),
+        errors={} if head.code is Code.OK else {head.code.value: rows},
+        feature_histograms=_added([fate.features for fate in fates if fate.features]),
+        degraded=head.run.degraded if head.run else "",
+        batches=len(fates),
+    )
+
+
+def _added(histograms: Sequence[Mapping[str, tuple[int, ...]]]) -> Mapping[str, tuple[int, ...]]:
+    if len(histograms) == 1:
+        return histograms[0]
+    names = {name for one in histograms for name in one}
+    return {
+        name: tuple(map(sum, zip_longest(*(one.get(name, ()) for one in histograms), fillvalue=0)))
+        for name in sorted(names)
+    }
 
 
 def latency_histogram(milliseconds: Array, weights: Array) -> tuple[int, ...]:

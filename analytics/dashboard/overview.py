@@ -2,7 +2,8 @@
 
 Counts and latencies come from the projection per_minute and stages from batch_summaries, so that the cost is one of
 minutes and batches and not of predictions. A stage's quantile is over rows, each of which counts with its batch's mean
-(of queue and batch), its batch's run (inference), or its batch's way into the log (publish).
+(of queue and batch), its batch's run (inference), or its batch's way into the log (publish). Of small batches that were
+summed up together each counts as their mean.
 """
 
 from __future__ import annotations
@@ -44,12 +45,12 @@ SELECT
     grouping(is_bulk) AS every_kind,
     grouping(at) AS every_step,
     sum(b.rows) AS all_rows,
-    count() AS batches,
+    sum(b.batches) AS all_batches,
     sum(padded_rows) AS padded,
-    quantilesExact(0.5, 0.95)(b.rows) AS sizes,
+    quantilesExactWeighted(0.5, 0.95)(b.rows / greatest(b.batches, 1), toUInt64(greatest(b.batches, 1))) AS sizes,
     quantilesTDigestWeighted(0.5, 0.99)(queue_us / greatest(b.rows, 1), toUInt64(b.rows)) AS queue,
     quantilesTDigestWeighted(0.5, 0.99)(batch_us / greatest(b.rows, 1), toUInt64(b.rows)) AS batch,
-    quantilesTDigestWeighted(0.5, 0.99)(toFloat64(infer_us), toUInt64(b.rows)) AS inference,
+    quantilesTDigestWeighted(0.5, 0.99)(infer_us / greatest(b.batches, 1), toUInt64(b.rows)) AS inference,
     quantilesTDigestWeighted(0.5, 0.99)(
         toFloat64(greatest(dateDiff('microsecond', scored_at, toDateTime64(log_time, 6, 'UTC')), 0)), toUInt64(b.rows)
     ) AS publish
@@ -58,7 +59,8 @@ WHERE scored_at >= {start:DateTime64(6, 'UTC')} AND scored_at < {end:DateTime64(
 GROUP BY ROLLUP(is_bulk, at)
 """
 _WORKERS: Final = """
-SELECT worker, device, count() AS batches, sum(b.rows) AS all_rows, sum(infer_us) AS us, max(scored_at) AS last
+SELECT
+    worker, device, sum(b.batches) AS all_batches, sum(b.rows) AS all_rows, sum(infer_us) AS us, max(scored_at) AS last
 FROM batch_summaries AS b
 WHERE scored_at >= {start:DateTime64(6, 'UTC')} AND scored_at < {end:DateTime64(6, 'UTC')}
 GROUP BY worker, device ORDER BY worker, device
@@ -222,7 +224,7 @@ def _steps(
             dict(versions[at]),
             latencies.get(at),
             _stages(found) if found else {},
-            found["batches"] if found else 0,
+            found["all_batches"] if found else 0,
             float(found["sizes"][0]) if found else None,
             float(found["sizes"][1]) if found else None,
             bulk.get(at, 0),

@@ -5,13 +5,14 @@ from __future__ import annotations
 import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
 
 from penstock.bench.bed import Bed, BenchError
 from penstock.bench.feed import marks_of, read_new
-from schemas.records import BatchSummary, PredictionBatch
+from schemas.records import PredictionBatch
+from schemas.tensors import Array
 
 _SECONDS: Final = 30.0
 
@@ -29,22 +30,19 @@ class Batch:
     read: tuple[float, ...]
 
 
-def batches_of(log: Iterable[PredictionBatch], summaries: Iterable[BatchSummary]) -> list[Batch]:
-    """The batches in the order of their ends. Records whose summary is not there are left out."""
-    took = {one.batch_id: one.infer_us / 1e6 for one in summaries}
+def batches_of(log: Iterable[PredictionBatch]) -> list[Batch]:
+    """The batches in the order of their ends. Those that no model ran are left out."""
     # What was read before and after a commit began is logged apart, also where it ran together.
-    together: dict[tuple[int, str], list[PredictionBatch]] = {}
+    together: dict[tuple[int, str], list[tuple[int, Array]]] = {}
     for one in log:
-        if one.batch_id in took:
-            together.setdefault((one.scored_at, one.worker), []).append(one)
+        read, at = np.frombuffer(one.received_at, "<i8") / 1e6, 0
+        for batch in one.batches:
+            own, at = read[at : at + batch.rows], at + batch.rows
+            if batch.infer_us:
+                together.setdefault((batch.scored_at, one.worker), []).append((batch.infer_us, own))
     return [
-        Batch(
-            worker,
-            at / 1e6,
-            took[own[0].batch_id],
-            tuple(np.sort(np.concatenate([np.frombuffer(one.received_at, "<i8") for one in own]) / 1e6).tolist()),
-        )
-        for (at, worker), own in sorted(together.items())
+        Batch(worker, at / 1e6, parts[0][0] / 1e6, tuple(np.sort(np.concatenate([own for _, own in parts])).tolist()))
+        for (at, worker), parts in sorted(together.items(), key=lambda item: item[0])
     ]
 
 
@@ -53,7 +51,7 @@ class Diary:
 
     def __init__(self, bed: Bed) -> None:
         self._bed = bed
-        self._starts = {topic: marks_of(bed, topic)() for topic in (bed.topics.predictions, bed.topics.summaries)}
+        self._starts = marks_of(bed, bed.topics.predictions)()
 
     def batches(self, rows: int) -> list[Batch]:
         """All batches, of which at least so many rows are known. Raises `BenchError` where they are not there in time.
@@ -61,20 +59,19 @@ class Diary:
         A topic's end is told too low for a moment after a commit, so it is read again until all are there.
         """
         end = time.monotonic() + _SECONDS
-        topics = self._bed.topics
         while True:
-            found = batches_of(
-                self._all(topics.predictions, PredictionBatch), self._all(topics.summaries, BatchSummary)
-            )
+            found = batches_of(self._log())
             there = sum(len(one.read) for one in found)
             if there >= rows:
                 return found
             if time.monotonic() > end:
                 raise BenchError(f"{rows - there} of {rows} rows are not in the prediction log after {_SECONDS:.0f} s")
 
-    def _all(self, topic: str, kind: type[Any]) -> list[Any]:
-        decode = self._bed.settings.codec().decode
-        return [decode(kind, one.value()) for one in read_new(self._bed, topic, self._starts[topic], committed=True)]
+    def _log(self) -> list[PredictionBatch]:
+        decode, topic = self._bed.settings.codec().decode, self._bed.topics.predictions
+        return [
+            decode(PredictionBatch, one.value()) for one in read_new(self._bed, topic, self._starts, committed=True)
+        ]
 
 
 def within(batches: Sequence[Batch], since: float, until: float) -> list[Batch]:

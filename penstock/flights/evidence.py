@@ -99,7 +99,10 @@ def _batch(
     where: np.ndarray[Any, np.dtype[np.int64]],
     scores: np.ndarray[Any, Any],
     run: Run,
-    **fields: str,
+    *,
+    version: str,
+    experiment: str,
+    variant: str,
 ) -> PredictionBatch:
     count = len(some)
     sent = run.began + where * _GAP_US
@@ -109,6 +112,9 @@ def _batch(
         worker="w0",
         device="cpu",
         model=MODEL,
+        version=version,
+        experiment=experiment,
+        variant=variant,
         topic="scoring.requests",
         scored_at=int(sent[-1]) + _SCORING_US,
         rows=count,
@@ -124,7 +130,6 @@ def _batch(
         scores=scores.astype("<f8").tobytes(),
         features=feature_columns(values, count),
         outputs=(Column(OUTPUT, "FP32", (count,), scores.astype("<f4").tobytes()),),
-        **fields,
     )
 
 

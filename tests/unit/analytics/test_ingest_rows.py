@@ -11,10 +11,20 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from prediction_batches import NOON, batch
+from prediction_batches import DAY, NOON, batch
 
 from analytics.warehouse import Warehouse
-from schemas.records import BatchSummary, Column, Control, DeadLetter, Outcome, PredictionBatch, Record, StringColumn
+from schemas.records import (
+    BatchSummary,
+    Column,
+    Control,
+    DeadLetter,
+    MicroBatch,
+    Outcome,
+    PredictionBatch,
+    Record,
+    StringColumn,
+)
 from schemas.tensors import pack_bytes, pack_strings
 from stream_workers.ingest_rows import InvalidRecordError, LogRecord, build, check
 
@@ -91,6 +101,15 @@ def test_batches_with_different_columns_share_a_block(warehouse: Warehouse) -> N
     assert len(rows) == 5
 
 
+def test_each_row_has_the_id_and_the_time_of_its_own_micro_batch(warehouse: Warehouse) -> None:
+    shared = dataclasses.replace(batch(1, 3), batches=(MicroBatch("x", NOON + 1, 1), MicroBatch("y", NOON + DAY, 2)))
+    warehouse.insert("predictions", build(log_records(shared, batch(2, 2)), "t@i", 0))
+    rows = warehouse.query(
+        "SELECT batch_id, toUnixTimestamp64Micro(scored_at), count() FROM predictions GROUP BY ALL ORDER BY ALL"
+    ).rows
+    assert rows == (("b2", NOON, 2), ("x", NOON + 1, 1), ("y", NOON + DAY, 2))
+
+
 def test_times_that_no_clock_should_show_are_moved_to_what_clickhouse_holds(warehouse: Warehouse) -> None:
     odd = dataclasses.replace(batch(1, 2), sent_at=np.array([-(2**62), 2**62], "<i8").tobytes())
     warehouse.insert("predictions", build(log_records(odd), "t@i", 0))
@@ -107,11 +126,12 @@ def test_every_other_record_is_stored_as_it_is(warehouse: Warehouse) -> None:
     at = datetime(2026, 11, 23, 12, 0, tzinfo=UTC)
     summary = BatchSummary(
         "b", "w", "cpu", "m", "1", "", "", "t", NOON, 2, 5, 3, latency_histogram=(1, 4), errors={"OK": 5},
-        feature_histograms={"seats": (2, 0, 3), "carrier": ()},
+        feature_histograms={"seats": (2, 0, 3), "carrier": ()}, batches=2,
     )  # fmt: skip
     (row,) = stored(warehouse, "batch_summaries", summary)
     assert (row["rows"], row["latency_histogram"], row["errors"], row["scored_at"]) == (5, [1, 4], {"OK": 5}, at)
     assert row["feature_histograms"] == {"seats": [2, 0, 3], "carrier": []}
+    assert row["batches"] == 2
     (row,) = stored(warehouse, "outcomes", Outcome("o", "u", "late", 1.0, NOON, "r1-0"))
     assert (row["outcome_id"], row["value"], row["occurred_at"]) == ("o", 1.0, at)
     letter = DeadLetter("t", 1, 9, None, b"x\xff", "NOT_AVRO", "no", "w", NOON, {"h": b"v", "none": None})
@@ -141,6 +161,11 @@ THREE = batch(1)
         ({"outputs": (Column("p", "FP32", (2,), b"12345678"),)}, "column 'p' has shape [2]"),
         ({"outputs": (Column("p", "FP32", (3, -1), b""),)}, "column 'p' has shape [3, -1]"),
         ({"features": (Column("f", "BYTES", (3,), b"\x09\x00"),)}, "'f'"),
+        (
+            {"batches": (MicroBatch("x", NOON, 2), MicroBatch("y", NOON, 2))},
+            "have [2, 2] rows where there are 3",
+        ),
+        ({"batches": (MicroBatch("x", NOON, -1), MicroBatch("y", NOON, 4))}, "batches have [-1, 4] rows"),
     ],
 )
 def test_columns_that_disagree_are_named(change: dict[str, Any], said: str) -> None:

@@ -11,16 +11,19 @@ from models.batching import DEFAULT_LIMITS
 from models.simulation import worker_policy
 from penstock.bench.planning import CURVE, as_read
 from penstock.bench.worked import Batch, batches_of, within
-from schemas.records import BatchSummary
+from schemas.records import MicroBatch
 
 
-def summary(number: int, infer_us: int) -> BatchSummary:
-    return BatchSummary(f"b{number}", "w1", "cpu", "m", "2", "", "", "t", NOON, 3, 3, infer_us=infer_us)
+def ran(number: int, infer_us: int, rows: int = 3, at: int = NOON) -> MicroBatch:
+    return MicroBatch(f"b{number}", at, rows, infer_us)
 
 
 def test_a_run_that_was_logged_in_two_records_is_one_batch() -> None:
-    log = [batch(1, 2, scored_at=NOON + 9), batch(2, 3, scored_at=NOON), batch(3, 4, scored_at=NOON + 9)]
-    found = batches_of(log, [summary(1, 60_000), summary(2, 50_000), summary(3, 60_000)])
+    log = [
+        replace(batch(1, 2), batches=(ran(1, 60_000, 2, NOON + 9),)),
+        replace(batch(2, 7), batches=(ran(2, 50_000, 3), ran(3, 60_000, 4, NOON + 9))),
+    ]
+    found = batches_of(log)
     assert [(one.ended, one.seconds, len(one.read)) for one in found] == [
         (NOON / 1e6, 0.05, 3),
         ((NOON + 9) / 1e6, 0.06, 6),
@@ -28,9 +31,9 @@ def test_a_run_that_was_logged_in_two_records_is_one_batch() -> None:
     assert found[0].read == ((NOON - 5_000) / 1e6,) * 3
 
 
-def test_two_workers_that_end_at_once_ran_two_batches_and_what_has_no_summary_is_left_out() -> None:
-    log = [batch(1), replace(batch(2), worker="w2"), batch(3)]
-    found = batches_of(log, [summary(1, 50_000), summary(2, 50_000)])
+def test_two_workers_that_end_at_once_ran_two_batches_and_what_did_not_run_is_left_out() -> None:
+    first, second, refused = (replace(batch(n), batches=(ran(n, us),)) for n, us in ((1, 50_000), (2, 50_000), (3, 0)))
+    found = batches_of([first, replace(second, worker="w2"), refused])
     assert [one.worker for one in found] == ["w1", "w2"]
 
 

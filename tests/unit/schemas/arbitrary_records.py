@@ -11,6 +11,7 @@ from schemas.records import (
     Column,
     Control,
     DeadLetter,
+    MicroBatch,
     Outcome,
     PredictionBatch,
     Record,
@@ -34,6 +35,7 @@ shapes = st.lists(longs, max_size=3).map(tuple)
 tensors = st.lists(st.builds(Tensor, texts, texts, shapes, blobs), max_size=3).map(tuple)
 columns = st.lists(st.builds(Column, texts, texts, shapes, blobs, st.none() | string_columns), max_size=3).map(tuple)
 row_errors = st.lists(st.builds(RowError, ints, codes, texts), max_size=3).map(tuple)
+micro_batches = st.lists(st.builds(MicroBatch, texts, longs, ints, longs), max_size=3).map(tuple)
 counts = st.lists(longs, max_size=5).map(tuple)
 features = st.dictionaries(texts, st.none() | reals | texts, max_size=4)
 
@@ -47,6 +49,7 @@ PARTS: dict[type[Record], dict[str, st.SearchStrategy[object]]] = {
         "messages": string_columns,
         "features": columns,
         "outputs": columns,
+        "batches": micro_batches,
     },
     BatchSummary: {
         "latency_histogram": counts,
@@ -68,7 +71,7 @@ PLAIN: dict[str, st.SearchStrategy[object]] = {
     "bytes": blobs,
     "float": reals,
 }
-INT32 = {"reply_partition", "rows", "requests", "padded_rows", "partition"}
+INT32 = {"reply_partition", "batches", "rows", "requests", "padded_rows", "partition"}
 
 
 def of(record: type[Record]) -> st.SearchStrategy[Record]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from typing import cast
 
 import pytest
 from hypothesis import settings
@@ -13,6 +14,13 @@ from stream_workers.ledger import Epoch, Ledger, LedgerError, Output, short_key
 from tests.waiting import until
 
 HERE = ("requests", 0)
+
+
+class Numbers(list[int]):
+    """A draft of records' numbers."""
+
+    def outputs(self) -> list[Output]:
+        return [Output("predictions", str(number).encode()) for number in self]
 
 
 class LedgerLaws(RuleBasedStateMachine):
@@ -41,6 +49,13 @@ class LedgerLaws(RuleBasedStateMachine):
         epoch, number = self.pending.pop(data.draw(st.integers(0, len(self.pending) - 1)))
         self.ledger.finish(epoch, 1, [Output("predictions", str(number).encode())])
 
+    @precondition(lambda self: self.pending)
+    @rule(data=st.data())
+    def draft_one(self, data: st.DataObject) -> None:
+        epoch, number = self.pending.pop(data.draw(st.integers(0, len(self.pending) - 1)))
+        cast("Numbers", epoch.drafts.setdefault(number % 2, Numbers())).append(number)
+        self.ledger.finish(epoch, 1, drafted=1)
+
     @precondition(lambda self: self.closed is None)
     @rule()
     def close(self) -> None:
@@ -57,6 +72,7 @@ class LedgerLaws(RuleBasedStateMachine):
         if epoch.abandoned:
             return
         assert not any(one is epoch for one, _ in self.pending), "an epoch settled with records pending"
+        self.ledger.write(epoch)
         self.log += [int(output.value) for output in epoch.outputs]
         self.offset = epoch.offsets[HERE]
         self.ledger.committed(epoch)

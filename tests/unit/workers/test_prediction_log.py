@@ -13,13 +13,22 @@ from worker_pieces import requests
 
 from schemas.codec import Codec
 from schemas.codes import INDEX, Code
-from schemas.records import PredictionBatch, StringColumn
+from schemas.records import MicroBatch, PredictionBatch, StringColumn
 from schemas.tensors import unpack_strings
 from schemas.topics import MAX_MESSAGE_BYTES
+from stream_workers.fates import Fate
 from stream_workers.prediction_log import CLIPPED, encoded, feature_columns, log_record, sliced
+from stream_workers.runs import Run
+from stream_workers.work import Requests
 
 CODEC = Codec()
-ABOUT: dict[str, Any] = {"batch_id": "b", "worker": "w", "device": "cpu", "scored_at": 2_000_000}
+RUN = Run(0.0, 0.004, 0)
+
+
+def logged(*pieces: Requests, code: Code = Code.OK, **about: Any) -> PredictionBatch:
+    """The record of one micro-batch."""
+    run = RUN if code is Code.OK else None
+    return log_record([Fate("b", 2_000_000, code, pieces, "cpu", run, **about)], "w")
 
 
 def scored(numbers: list[int], rows_each: int = 1, width: int = 2) -> PredictionBatch:
@@ -31,7 +40,7 @@ def scored(numbers: list[int], rows_each: int = 1, width: int = 2) -> Prediction
         "label": np.array([f"l{n}" for n in range(count)], object),
     }
     piece = requests(numbers, rows_each, features=features)
-    return log_record([piece], **ABOUT, code=Code.OK, scores=np.arange(count) / 7, outputs=[outputs])
+    return logged(piece, scores=np.arange(count) / 7, outputs=[outputs])
 
 
 def joined(parts: list[PredictionBatch]) -> PredictionBatch:
@@ -47,6 +56,8 @@ def joined(parts: list[PredictionBatch]) -> PredictionBatch:
             changes[one.name] = b"".join(values)
         elif isinstance(values[0], StringColumn):
             changes[one.name] = words(values)
+        elif one.name == "batches":
+            changes[one.name] = together([batch for batches in values for batch in batches])
         elif isinstance(values[0], tuple):
             changes[one.name] = [
                 (
@@ -61,6 +72,17 @@ def joined(parts: list[PredictionBatch]) -> PredictionBatch:
     return replace(parts[0], **changes)
 
 
+def together(batches: list[MicroBatch]) -> list[MicroBatch]:
+    """Parts of one micro-batch in a row as one again."""
+    found: list[MicroBatch] = []
+    for batch in batches:
+        if found and found[-1].batch_id == batch.batch_id:
+            found[-1] = replace(batch, rows=found[-1].rows + batch.rows)
+        else:
+            found.append(batch)
+    return found
+
+
 @settings(deadline=None)
 @given(count=st.integers(1, 12), rows_each=st.integers(1, 3), data=st.data())
 def test_slices_of_a_record_are_together_the_record(count: int, rows_each: int, data: st.DataObject) -> None:
@@ -69,6 +91,18 @@ def test_slices_of_a_record_are_together_the_record(count: int, rows_each: int, 
     parts = [sliced(record, a, b) for a, b in zip([0, *cuts], [*cuts, record.rows], strict=True)]
     assert joined(parts) == joined([record])
     assert all(CODEC.decode(PredictionBatch, CODEC.encode(part)) == part for part in parts)
+    assert all(sum(batch.rows for batch in part.batches) == part.rows for part in parts)
+
+
+def test_slices_of_many_micro_batches_say_which_each_row_is_of() -> None:
+    fates = [Fate(f"b{n}", n, Code.TOO_LARGE, [requests([*range(n)])], messages=["m"] * n) for n in (1, 2, 3)]
+    record = log_record(fates, "w")
+    parts = sliced(record, 0, 2), sliced(record, 2, 3), sliced(record, 3, 6)
+    assert [[(one.batch_id, one.rows) for one in part.batches] for part in parts] == [
+        [("b1", 1), ("b2", 1)],
+        [("b2", 1)],
+        [("b3", 3)],
+    ]
 
 
 def test_a_large_record_is_cut_until_each_part_fits_and_no_row_is_lost() -> None:
@@ -90,7 +124,7 @@ def test_a_request_of_many_rows_is_cut_within() -> None:
 def test_a_row_larger_than_a_record_is_clipped_rather_than_lost(field: str) -> None:
     fields_: dict[str, Any] = {field: [b"x" * MAX_MESSAGE_BYTES], "features": [{"t": "y" * MAX_MESSAGE_BYTES}]}
     piece = requests([0], 1, **fields_)
-    record = log_record([piece], **ABOUT, code=Code.TOO_LARGE, messages=["m" * MAX_MESSAGE_BYTES])
+    record = logged(piece, code=Code.TOO_LARGE, messages=["m" * MAX_MESSAGE_BYTES])
     (value,) = encoded(CODEC, record)
     assert len(value) < 100_000
     kept = CODEC.decode(PredictionBatch, value)
@@ -112,7 +146,7 @@ def test_few_rows_keep_all_their_features() -> None:
 
 
 def test_refused_requests_of_many_rows_are_one_row_each_with_its_own_message() -> None:
-    record = log_record([requests([1, 2], 5)], **ABOUT, code=Code.DEADLINE_EXCEEDED, messages=["late", "later"])
+    record = logged(requests([1, 2], 5), code=Code.DEADLINE_EXCEEDED, messages=["late", "later"])
     assert record.rows == 2
     assert unpack_strings(record.messages) == ["late", "later"]
     assert np.isnan(np.frombuffer(record.scores)).all()
@@ -126,6 +160,6 @@ def test_outputs_that_are_no_column_stay_out_of_the_log() -> None:
         "texts": np.full((2, 1, 5), "x", object),
         "text": np.full((2, 1), "x", object),
     }
-    record = log_record([piece], **ABOUT, code=Code.OK, scores=np.zeros(2), outputs=[outputs])
+    record = logged(piece, scores=np.zeros(2), outputs=[outputs])
     assert [column.name for column in record.outputs] == ["fits", "text"]
     assert record.outputs[1].shape == (2,)
