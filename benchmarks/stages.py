@@ -217,7 +217,8 @@ def _piece(group: Any, inputs: dict[str, Any], topic: str) -> Requests:
 
 def _logged(piece: Requests, scores: Any, outputs: dict[str, Any]) -> Any:
     run = Run(0.0, 0.001, 0)
-    return log_record([Fate("b", 2, Code.OK, [piece], "cpu", run, outputs=[outputs], scores=scores)], "w")
+    fate = Fate.of("b", 2, Code.OK, [piece], device="cpu", run=run, outputs=[outputs], scores=scores)
+    return log_record([fate], "w")
 
 
 def run(

@@ -7,6 +7,7 @@ import signal
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from itertools import islice
 from random import Random
 from typing import Any, Final
 
@@ -23,6 +24,7 @@ from penstock.brokers import free_port
 from penstock.supervisor import Program
 from schemas.records import PredictionBatch
 from schemas.tensors import unpack_strings
+from stream_workers.ingest_rows import micro_batches
 
 # As a supervisor's first pause.
 _RESTART_SECONDS: Final = 0.5
@@ -187,10 +189,12 @@ def read_log(bed: Bed, run: str) -> Iterator[Scored]:
                     raise BenchError(f"the prediction log cannot be read: {error.str()}")
                 else:
                     record = codec.decode(PredictionBatch, message.value() or b"")
-                    ids = [one for one in unpack_strings(record.request_ids) if one.startswith(run)]
-                    numbers = np.array([number_of(one.encode()) for one in ids], np.int64)
-                    if ids:
-                        yield Scored(record.worker, record.version, record.scored_at, numbers)
+                    ids = iter(unpack_strings(record.request_ids))
+                    for batch in micro_batches(record):
+                        own = [one for one in islice(ids, batch.rows) if one.startswith(run)]
+                        numbers = np.array([number_of(one.encode()) for one in own], np.int64)
+                        if own:
+                            yield Scored(record.worker, record.version, batch.scored_at, numbers)
     finally:
         reader.close()
 

@@ -347,6 +347,8 @@ class BulkIntake:
             latency_histogram=latency_histogram((now - sent) / 1000, rows),
             **score_figures(np.concatenate([scores for _, scores in parts])),
             degraded=run.degraded,
+            # Each part was run by itself.
+            batches=len(parts),
         )
         return Output(self._topics.summaries, self._codec.encode(summary), first.record.model.encode())
 

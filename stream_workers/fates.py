@@ -4,21 +4,27 @@ from __future__ import annotations
 
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Final, Self
 
 import numpy as np
 
 from schemas.codes import Code
+from schemas.records import Column
 from schemas.tensors import Array
+from stream_workers.log_columns import feature_columns, output_columns
 from stream_workers.runs import Run
 from stream_workers.work import Ints, Requests, joined
+
+_SECOND_US: Final = 1_000_000
 
 
 @dataclass(frozen=True, slots=True)
 class Fate:
-    """One fate of the requests of `pieces`, which are of one epoch, version and experiment's name.
+    """One fate of requests of one epoch, version and experiment's name.
 
-    After a `run` there are `outputs`, a mapping for each piece, and `scores` [rows]; else `messages`, one a request.
-    `features`: histograms, where they were counted.
+    `pieces`: the requests, without what they asked. After a `run` there are `scores` [rows], with a row for each row of
+    the inputs; else there is a row for each request, and `messages` has one for each. `features` and `outputs`: what of
+    them goes into the log. `histograms`: of the features, where they were counted.
     """
 
     batch_id: str
@@ -28,9 +34,41 @@ class Fate:
     device: str = ""
     run: Run | None = None
     messages: Sequence[str] = ()
-    outputs: Sequence[Mapping[str, Array]] = ()
     scores: Array | None = None
-    features: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+    features: tuple[Column, ...] = ()
+    outputs: tuple[Column, ...] = ()
+    histograms: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+
+    @classmethod
+    def of(
+        cls,
+        batch_id: str,
+        scored_at: int,
+        code: Code,
+        pieces: Sequence[Requests],
+        *,
+        device: str = "",
+        run: Run | None = None,
+        messages: Sequence[str] = (),
+        scores: Array | None = None,
+        outputs: Sequence[Mapping[str, Array]] = (),
+        histograms: Mapping[str, tuple[int, ...]] | None = None,
+    ) -> Self:
+        """`outputs`: a mapping for each piece. What is not logged may be forgotten."""
+        rows = sum(piece.rows if run else piece.count for piece in pieces)
+        return cls(
+            batch_id,
+            scored_at,
+            code,
+            [piece.bare() for piece in pieces],
+            device,
+            run,
+            messages,
+            scores,
+            feature_columns([given for piece in pieces for given in piece.features], rows),
+            output_columns(outputs),
+            histograms or {},
+        )
 
     @property
     def requests(self) -> int:
@@ -39,7 +77,7 @@ class Fate:
 
     @property
     def rows(self) -> int:
-        """Rows in the log: what was not run is one row a request."""
+        """Rows in the log."""
         return sum(piece.rows for piece in self.pieces) if self.run else self.requests
 
     @property
@@ -49,36 +87,23 @@ class Fate:
 
     @property
     def size(self) -> int:
-        """Bytes that it holds, about, inputs and what arrived with the requests aside."""
-        outputs = sum(array.nbytes for own in self.outputs for array in own.values())
-        return outputs + sum(map(len, self.messages)) + 64 * self.requests
-
-    def without_inputs(self) -> Fate:
-        """The same fate, which does not keep the inputs from being forgotten."""
-        return Fate(
-            self.batch_id, self.scored_at, self.code, [piece.filled({}, piece.rows_each) for piece in self.pieces],
-            self.device, self.run, self.messages, self.outputs, self.scores, self.features,
-        )  # fmt: skip
+        """Bytes that it will take in the log, about."""
+        columns = (*self.features, *self.outputs)
+        data = sum(len(one.data) + (len(one.strings.data) if one.strings else 0) for one in columns)
+        names = sum(int(text.bounds[-1] - text.bounds[0]) for one in self.pieces for text in (one.ids, one.users))
+        return data + names + sum(map(len, self.messages)) + 64 * self.requests
 
     def kind(self) -> Hashable:
-        """Equal for fates that can share a record and lose nothing: the same facts, and columns of the same form.
+        """Equal for fates that can share a record and lose nothing: the same facts, and the same columns.
 
-        Names of features and whether they are text count as well. Else a name that one sender made up would be
-        dropped for being rare, and a number be turned into text because another sender sent text.
+        They are also of one second: a summary has one time, and ingest relies on a record's rows being of one day.
         """
         first = self.pieces[0]
-        given = {
-            (name, isinstance(value, str))
-            for piece in self.pieces
-            for row in piece.features
-            for name, value in row.items()
-        }
         return (
             (first.topic, first.model, first.version, first.experiment, first.variant),
-            (self.device, self.code, self.run.degraded if self.run else ""),
-            frozenset(tuple((name, a.dtype.str, a.shape[1:]) for name, a in own.items()) for own in self.outputs),
-            frozenset(bool(piece.features) for piece in self.pieces),
-            frozenset(given),
+            (self.device, self.code, self.run.degraded if self.run else "", self.scored_at // _SECOND_US),
+            tuple((one.name, one.datatype, one.shape[1:]) for one in self.features),
+            tuple((one.name, one.datatype, one.shape[1:]) for one in self.outputs),
         )
 
 

@@ -88,6 +88,9 @@ def check(record: Record) -> None:
     own = [one.rows for one in record.batches]
     if own and (sum(own) != rows or min(own) < 0):
         raise InvalidRecordError(f"PredictionBatch.batches have {own} rows where there are {rows}")
+    # Whether a record has arrived is asked by its offset, and its days are inserted one by one.
+    if len({partition_days(one.scored_at) for one in record.batches if one.rows}) > 1:
+        raise InvalidRecordError("PredictionBatch.batches are of more than one day in UTC")
 
 
 def micro_batches(record: PredictionBatch) -> tuple[MicroBatch, ...]:
@@ -95,7 +98,7 @@ def micro_batches(record: PredictionBatch) -> tuple[MicroBatch, ...]:
     return record.batches or (MicroBatch(record.batch_id, record.scored_at, record.rows),)
 
 
-def partition_days(times_us: Array) -> Array:
+def partition_days(times_us: Any) -> Any:
     """Days since the epoch, in UTC: what `toDate` makes of these times."""
     return times_us // _DAY_US
 

@@ -115,17 +115,14 @@ class Ledger:
             self._in_flight += records
             return epoch
 
-    def finish(self, epoch: Epoch, records: int, outputs: Iterable[Output] = (), drafted: int = 0) -> None:
-        """`records` of this epoch have their fate; `outputs` go into its transaction.
-
-        `drafted`: bytes that its drafts hold more than before, about.
-        """
+    def finish(self, epoch: Epoch, records: int, outputs: Iterable[Output] = ()) -> None:
+        """`records` of this epoch have their fate; `outputs` go into its transaction."""
         with self._changed:
             if epoch.abandoned:
                 return
             added = [*outputs]
             epoch.outputs += added
-            epoch.held += drafted + sum(len(output.value) for output in added)
+            epoch.held += sum(len(output.value) for output in added)
             epoch.pending -= records
             self._in_flight -= records
             if epoch.pending < 0:
@@ -155,6 +152,7 @@ class Ledger:
         with self._changed:
             if not epoch.abandoned:
                 epoch.outputs += written
+                epoch.held += sum(len(output.value) for output in written)
 
     def committed(self, epoch: Epoch) -> None:
         """The epoch is durable."""

@@ -44,24 +44,21 @@ class LogWriter:
             Output(self._summaries, self._codec.encode(summary), summary.model.encode()),
         ]
 
-    def put(self, epoch: Epoch, fate: Fate) -> tuple[list[Output], int]:
-        """Outputs of the epoch that are due, and by how many bytes its drafts have grown.
-
-        To be called before its requests are finished.
-        """
+    def put(self, epoch: Epoch, fate: Fate) -> list[Output]:
+        """Draft what became of some of the epoch's requests, before they are finished; returns outputs that are due."""
         rows, size = fate.rows, fate.size
         if rows >= ENOUGH_ROWS or size >= ENOUGH_BYTES:
-            return self.written([fate]), 0
+            return self.written([fate])
         kind = fate.kind()
         with self._lock:
             draft = cast("_Draft", epoch.drafts.setdefault(kind, _Draft(self)))
-            draft.fates.append(fate.without_inputs())
+            draft.fates.append(fate)
             draft.rows += rows
             draft.size += size
             if draft.rows < ENOUGH_ROWS and draft.size < ENOUGH_BYTES:
-                return [], size
+                return []
             epoch.drafts.pop(kind, None)
-        return draft.outputs(), size - draft.size
+        return draft.outputs()
 
 
 @dataclass(slots=True, eq=False)

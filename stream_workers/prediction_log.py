@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
 
@@ -13,26 +12,22 @@ from schemas.byte_columns import BytesColumn
 from schemas.codec import Codec
 from schemas.codes import INDEX
 from schemas.records import Column, MicroBatch, PredictionBatch, StringColumn
-from schemas.tensors import BYTES, Array, datatype_of, pack_strings, to_tensor, unpack_strings
+from schemas.tensors import Array, pack_strings, unpack_strings
 from stream_workers.fates import Fate
+from stream_workers.log_columns import joined_columns
 from stream_workers.work import joined
 
 # A record stays below this, so that Kafka takes it; larger batches are logged in halves.
 LOG_BYTES: Final = 4 * 1024 * 1024
-# Outputs with more bytes a row than this (embeddings, masks) go to the sender but not into the log.
-LOGGED_OUTPUT_BYTES: Final = 2048
 # What is left of a text of a row that would not fit into a record of its own.
 CLIPPED: Final = 16 * 1024
-# A feature given by less than one row in so many is no column: made-up names would cost a cell in every row.
-SPARSEST: Final = 8
 
 
 def log_record(fates: Sequence[Fate], worker: str) -> PredictionBatch:
     """All rows of fates of one kind; after a run a row for each output row, else one for each request."""
-    head, last = fates[0], fates[-1]
+    head = fates[0]
     first = head.pieces[0]
     pieces = [piece for fate in fates for piece in fate.pieces]
-    outputs = [own for fate in fates for own in fate.outputs]
     messages = [message for fate in fates for message in fate.messages]
     scores = [fate.scores for fate in fates if fate.scores is not None]
     each = [piece.rows_each if head.run else 1 for piece in pieces]
@@ -60,7 +55,7 @@ def log_record(fates: Sequence[Fate], worker: str) -> PredictionBatch:
         experiment=first.experiment,
         variant=first.variant,
         topic=first.topic,
-        scored_at=last.scored_at,
+        scored_at=max(fate.scored_at for fate in fates),
         rows=rows,
         request_ids=texts([piece.ids for piece in pieces]),
         user_ids=texts([piece.users for piece in pieces]),
@@ -74,8 +69,8 @@ def log_record(fates: Sequence[Fate], worker: str) -> PredictionBatch:
         codes=bytes([INDEX[head.code]]) * rows,
         messages=pack_strings(messages) if messages else StringColumn(bytes(4 * (rows + 1)), b""),
         scores=joined(scores).astype("<f8").tobytes() if scores else np.full(rows, np.nan).tobytes(),
-        features=feature_columns([features for piece in pieces for features in piece.features], rows),
-        outputs=tuple(output_column(name, [own[name] for own in outputs]) for name in _loggable(outputs)),
+        features=joined_columns([fate.features for fate in fates]),
+        outputs=joined_columns([fate.outputs for fate in fates]),
         degraded=head.run.degraded if head.run else "",
         batches=tuple(MicroBatch(fate.batch_id, fate.scored_at, fate.rows, fate.infer_us) for fate in fates),
     )
@@ -116,8 +111,11 @@ def sliced(record: PredictionBatch, a: int, b: int) -> PredictionBatch:
             for one in given
         )
 
+    batches = _cut(record.batches, a, b)
     return replace(
         record,
+        batch_id=batches[0].batch_id if batches else record.batch_id,
+        scored_at=max((one.scored_at for one in batches), default=record.scored_at),
         rows=b - a,
         request_ids=words(record.request_ids),
         user_ids=words(record.user_ids),
@@ -131,7 +129,7 @@ def sliced(record: PredictionBatch, a: int, b: int) -> PredictionBatch:
         scores=cut(record.scores),
         features=columns(record.features),
         outputs=columns(record.outputs),
-        batches=_cut(record.batches, a, b),
+        batches=batches,
     )
 
 
@@ -161,45 +159,3 @@ def clipped(record: PredictionBatch) -> PredictionBatch:
         features=(),
         outputs=(),
     )
-
-
-def feature_columns(rows: Sequence[Mapping[str, Any]], expected: int) -> tuple[Column, ...]:
-    """Named features of all rows as columns: numbers as FP64 (missing: NaN), text as strings (missing: empty)."""
-    if not rows or len(rows) != expected:
-        return ()
-    columns = []
-    given = Counter(name for row in rows for name in row)
-    for name, times in given.items():
-        if times * SPARSEST < len(rows):
-            continue
-        values = [row.get(name) for row in rows]
-        if any(isinstance(value, str) for value in values):
-            texts = ["" if value is None else str(value) for value in values]
-            columns.append(Column(name, BYTES, (expected,), b"", pack_strings(texts)))
-        else:
-            numbers = np.array([np.nan if value is None else value for value in values], "<f8")
-            columns.append(Column(name, "FP64", (expected,), numbers.tobytes()))
-    return tuple(columns)
-
-
-def output_column(name: str, arrays: Sequence[Array]) -> Column:
-    """An output of all pieces as one column, all of one shape a row; text has one element a row."""
-    if datatype_of(arrays[0]) == BYTES:
-        texts = [str(text) for array in arrays for text in array.ravel().tolist()]
-        return Column(name, BYTES, (len(texts),), b"", pack_strings(texts))
-    tensors = [to_tensor(name, array) for array in arrays]
-    shape = (sum(tensor.shape[0] for tensor in tensors), *tensors[0].shape[1:])
-    return Column(name, tensors[0].datatype, shape, b"".join(tensor.data for tensor in tensors))
-
-
-def _loggable(outputs: Sequence[Mapping[str, Array]]) -> list[str]:
-    """Outputs that fit a column: small rows of one shape."""
-    if not outputs:
-        return []
-    names = []
-    for name, sample in outputs[0].items():
-        shapes = {own[name].shape[1:] for own in outputs}
-        small = sample.nbytes <= LOGGED_OUTPUT_BYTES * max(1, len(sample))
-        if len(shapes) == 1 and small and (datatype_of(sample) != BYTES or sample.size == len(sample)):
-            names.append(name)
-    return names

@@ -102,7 +102,7 @@ class Publisher:
         self._metrics.requests(
             code, requests.count, model=requests.model, version=requests.version, variant=requests.variant
         )
-        self._finish(Fate(self._batch_id(), now, code, [requests], messages=messages))
+        self._finish(requests.epoch, Fate.of(self._batch_id(), now, code, [requests], messages=messages))
 
     def unavailable(self, piece: Requests, message: str) -> None:
         """Nothing can answer these anew: a last answer where there is one, else UNAVAILABLE."""
@@ -174,16 +174,23 @@ class Publisher:
         features: Mapping[str, tuple[int, ...]] | None = None,
     ) -> None:
         """Answers that have left have their fate, with their outputs and scores; of one epoch and experiment."""
-        pieces, outputs = [piece for piece, _, _ in sent], [own for _, own, _ in sent]
-        scores = joined([scores for _, _, scores in sent])
-        batch_id = self._batch_id()
-        self._finish(Fate(batch_id, now, Code.OK, pieces, device, run, (), outputs, scores, features or {}))
+        pieces = [piece for piece, _, _ in sent]
+        fate = Fate.of(
+            self._batch_id(),
+            now,
+            Code.OK,
+            pieces,
+            device=device,
+            run=run,
+            scores=joined([scores for _, _, scores in sent]),
+            outputs=[own for _, own, _ in sent],
+            histograms=features,
+        )
+        # Most micro-batches lie within one epoch, so finishing them is one call.
+        self._finish(pieces[0].epoch, fate)
 
-    def _finish(self, fate: Fate) -> None:
-        """Most micro-batches lie within one epoch, so finishing them is one call."""
-        epoch = fate.pieces[0].epoch
-        outputs, drafted = self._log.put(epoch, fate)
-        self._ledger.finish(epoch, fate.requests, outputs, drafted)
+    def _finish(self, epoch: Epoch, fate: Fate) -> None:
+        self._ledger.finish(epoch, fate.requests, self._log.put(epoch, fate))
 
     def _answer(
         self, model: LoadedModel, piece: Requests, outputs: dict[str, Array], now: int, degraded: str

@@ -144,7 +144,10 @@ class Shadow:
     ) -> None:
         batch_id = f"{self._run_id}-shadow-{next(self._numbers)}"
         messages = [message] * piece.count if message else ()
-        fate = Fate(batch_id, self._now_us(), code, [piece], device, run, messages, outputs, scores)
+        fate = Fate.of(
+            batch_id, self._now_us(), code, [piece],
+            device=device, run=run, messages=messages, scores=scores, outputs=outputs,
+        )  # fmt: skip
         try:
             for one in self._log.written([fate]):
                 self._producer.produce(one.topic, one.value, one.key)

@@ -55,7 +55,7 @@ def summary_of(fates: Sequence[Fate], worker: str) -> BatchSummary:
         latency_histogram=latency_histogram((ended - sent) / 1000, counted),
         **score_figures(joined(scores) if scores else np.full(rows, np.nan)),
         errors={} if head.code is Code.OK else {head.code.value: rows},
-        feature_histograms=_added([fate.features for fate in fates if fate.features]),
+        feature_histograms=_added([fate.histograms for fate in fates if fate.histograms]),
         degraded=head.run.degraded if head.run else "",
         batches=len(fates),
     )

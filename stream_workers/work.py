@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from itertools import chain
+from operator import attrgetter
 from typing import Any, Final, Protocol, Self
 
 import numpy as np
@@ -163,6 +164,10 @@ class Requests:
         """The same requests, with inputs in place of tensors."""
         return self._with(inputs=inputs, rows_each=rows_each, tensors=())
 
+    def bare(self) -> Requests:
+        """The same requests without what they asked: who they are, and when they came."""
+        return self._with(keys=(), tensors=(), inputs={}, features=(), headers=None)
+
     def tensors_of(self, place: int) -> list[Tensor]:
         """The tensors as one of the requests sent them."""
         return [_part(tensor, np.array([place]), self.count) for tensor in self.tensors]
@@ -187,10 +192,13 @@ class Requests:
 
     def _with(self, **changes: Any) -> Requests:
         # dataclasses.replace costs 10 µs on 21 fields, and this is called for every poll and every batch.
-        copy = object.__new__(Requests)
-        for name in Requests.__slots__:
-            setattr(copy, name, changes[name] if name in changes else getattr(self, name))
+        copy = Requests(*_fields(self))
+        for name, value in changes.items():
+            setattr(copy, name, value)
         return copy
+
+
+_fields: Final = attrgetter(*(one.name for one in fields(Requests)))
 
 
 def joined(arrays: Sequence[Array]) -> Array:

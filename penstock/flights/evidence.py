@@ -28,7 +28,7 @@ from schemas.codes import INDEX, Code
 from schemas.records import Column, Control, Outcome, PredictionBatch, Record
 from schemas.tensors import pack_strings
 from stream_workers.ingest_rows import LogRecord, build
-from stream_workers.prediction_log import feature_columns
+from stream_workers.log_columns import feature_columns
 
 FILE: Final = Path(__file__).parent / "experiment.toml"
 _ROWS: Final = 4096

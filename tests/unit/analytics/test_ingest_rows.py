@@ -102,12 +102,12 @@ def test_batches_with_different_columns_share_a_block(warehouse: Warehouse) -> N
 
 
 def test_each_row_has_the_id_and_the_time_of_its_own_micro_batch(warehouse: Warehouse) -> None:
-    shared = dataclasses.replace(batch(1, 3), batches=(MicroBatch("x", NOON + 1, 1), MicroBatch("y", NOON + DAY, 2)))
+    shared = dataclasses.replace(batch(1, 3), batches=(MicroBatch("x", NOON + 1, 1), MicroBatch("y", NOON + 2, 2)))
     warehouse.insert("predictions", build(log_records(shared, batch(2, 2)), "t@i", 0))
     rows = warehouse.query(
         "SELECT batch_id, toUnixTimestamp64Micro(scored_at), count() FROM predictions GROUP BY ALL ORDER BY ALL"
     ).rows
-    assert rows == (("b2", NOON, 2), ("x", NOON + 1, 1), ("y", NOON + DAY, 2))
+    assert rows == (("b2", NOON, 2), ("x", NOON + 1, 1), ("y", NOON + 2, 2))
 
 
 def test_times_that_no_clock_should_show_are_moved_to_what_clickhouse_holds(warehouse: Warehouse) -> None:
@@ -165,6 +165,7 @@ THREE = batch(1)
             {"batches": (MicroBatch("x", NOON, 2), MicroBatch("y", NOON, 2))},
             "have [2, 2] rows where there are 3",
         ),
+        ({"batches": (MicroBatch("x", NOON, 1), MicroBatch("y", NOON + DAY, 2))}, "of more than one day in UTC"),
         ({"batches": (MicroBatch("x", NOON, -1), MicroBatch("y", NOON, 4))}, "batches have [-1, 4] rows"),
     ],
 )

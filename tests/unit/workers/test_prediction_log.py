@@ -17,7 +17,8 @@ from schemas.records import MicroBatch, PredictionBatch, StringColumn
 from schemas.tensors import unpack_strings
 from schemas.topics import MAX_MESSAGE_BYTES
 from stream_workers.fates import Fate
-from stream_workers.prediction_log import CLIPPED, encoded, feature_columns, log_record, sliced
+from stream_workers.log_columns import feature_columns
+from stream_workers.prediction_log import CLIPPED, encoded, log_record, sliced
 from stream_workers.runs import Run
 from stream_workers.work import Requests
 
@@ -28,7 +29,7 @@ RUN = Run(0.0, 0.004, 0)
 def logged(*pieces: Requests, code: Code = Code.OK, **about: Any) -> PredictionBatch:
     """The record of one micro-batch."""
     run = RUN if code is Code.OK else None
-    return log_record([Fate("b", 2_000_000, code, pieces, "cpu", run, **about)], "w")
+    return log_record([Fate.of("b", 2_000_000, code, pieces, device="cpu", run=run, **about)], "w")
 
 
 def scored(numbers: list[int], rows_each: int = 1, width: int = 2) -> PredictionBatch:
@@ -95,9 +96,10 @@ def test_slices_of_a_record_are_together_the_record(count: int, rows_each: int, 
 
 
 def test_slices_of_many_micro_batches_say_which_each_row_is_of() -> None:
-    fates = [Fate(f"b{n}", n, Code.TOO_LARGE, [requests([*range(n)])], messages=["m"] * n) for n in (1, 2, 3)]
+    fates = [Fate.of(f"b{n}", n, Code.TOO_LARGE, [requests([*range(n)])], messages=["m"] * n) for n in (1, 2, 3)]
     record = log_record(fates, "w")
     parts = sliced(record, 0, 2), sliced(record, 2, 3), sliced(record, 3, 6)
+    assert [(part.batch_id, part.scored_at) for part in parts] == [("b1", 2), ("b2", 2), ("b3", 3)]
     assert [[(one.batch_id, one.rows) for one in part.batches] for part in parts] == [
         [("b1", 1), ("b2", 1)],
         [("b2", 1)],
