@@ -18,12 +18,15 @@ SPARSEST: Final = 8
 
 
 def feature_columns(rows: Sequence[Mapping[str, Any]], expected: int) -> tuple[Column, ...]:
-    """Named features of all rows as columns: numbers as FP64 (missing: NaN), text as strings (missing: empty)."""
+    """Named features of all rows as columns by name: numbers as FP64 (missing: NaN), text as strings (missing: empty).
+
+    They are in order of their names, whatever the senders' was: records of the same columns can be joined.
+    """
     if not rows or len(rows) != expected:
         return ()
     columns = []
     given = Counter(name for row in rows for name in row)
-    for name, times in given.items():
+    for name, times in sorted(given.items()):
         if times * SPARSEST < len(rows):
             continue
         values = [row.get(name) for row in rows]

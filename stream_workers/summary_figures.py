@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from itertools import zip_longest
+from itertools import chain, zip_longest
 from math import isfinite
 from typing import Any, Final
 
 import numpy as np
 
+from models.profile_bins import SAMPLED
 from schemas.codes import Code
 from schemas.records import BatchSummary
 from schemas.tensors import Array
@@ -16,6 +17,7 @@ from stream_workers.fates import Fate, each, weights
 from stream_workers.prediction_log import CLIPPED
 from stream_workers.work import joined
 
+Histograms = Mapping[str, tuple[int, ...]]
 LATENCY_BUCKETS: Final = 18
 SCORE_BINS: Final = 20
 _LATENCY_ENDS: Final = 2.0 ** np.arange(LATENCY_BUCKETS - 1)
@@ -61,13 +63,19 @@ def summary_of(fates: Sequence[Fate], worker: str) -> BatchSummary:
     )
 
 
-def _added(histograms: Sequence[Mapping[str, tuple[int, ...]]]) -> Mapping[str, tuple[int, ...]]:
-    if len(histograms) == 1:
-        return histograms[0]
-    names = {name for one in histograms for name in one}
+def _added(histograms: Sequence[Histograms]) -> Histograms:
+    """The sums of the first ones, up to as many rows as one of them may hold."""
+    chosen: list[Histograms] = []
+    rows = 0
+    for one in histograms:
+        rows += sum(next(iter(one.values())))
+        if rows <= SAMPLED or not chosen:
+            chosen.append(one)
+    if len(chosen) < 2:
+        return chosen[0] if chosen else {}
     return {
-        name: tuple(map(sum, zip_longest(*(one.get(name, ()) for one in histograms), fillvalue=0)))
-        for name in sorted(names)
+        name: tuple(map(sum, zip_longest(*(one.get(name, ()) for one in chosen), fillvalue=0)))
+        for name in dict.fromkeys(chain.from_iterable(chosen))
     }
 
 

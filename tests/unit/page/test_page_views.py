@@ -53,6 +53,24 @@ def test_the_overview_counts_what_is_in_the_log(flights: Warehouse, world: World
     assert sum(one.batches for one in found.steps) == batches[0]
 
 
+def test_batches_that_share_a_summary_count_each_and_as_their_mean(nothing: Warehouse) -> None:
+    nothing.command(
+        """
+        INSERT INTO batch_summaries
+            (batch_id, worker, device, model, topic, scored_at, batches, requests, rows, infer_us, log_time)
+        SELECT
+            'b', 'w', 'cpu', 'm', 'scoring.requests', toDateTime64('2026-11-25 12:00:00', 6, 'UTC'),
+            [4, 1, 0][number + 1], 1, [60, 12, 1][number + 1], [80000, 9000, 50][number + 1], '2026-11-25 12:00:00'
+        FROM numbers(3)
+        """
+    )
+    found = overview.overview(nothing, span("1h"), NOON)
+    assert [(one.batches, one.rows) for one in found.devices] == [(5, 73)]
+    assert sum(one.batches for one in found.steps) == 5
+    assert (found.batch_p50, found.batch_p95) == (15.0, 15.0)
+    assert found.stages["inference"].p50 == pytest.approx(20.0, rel=0.1)
+
+
 def test_the_overviews_latencies_are_those_of_the_log_and_its_stages_add_up(flights: Warehouse, world: World) -> None:
     found = overview.overview(flights, span("6h"), world.now)
     exact = flights.query(

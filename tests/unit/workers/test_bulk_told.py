@@ -126,8 +126,11 @@ def test_each_epoch_gets_the_answers_and_the_summary_of_its_own_records(bench: B
     assert bench.ledger.settled(second, 0)
     assert answers(first) == {"job/0": [10.0, 20.0], "job/1": [20.0]}
     assert answers(second) == {"job/2": [20.0, 20.0, 10.0]}
-    told = [(one.requests, one.rows, one.infer_us, one.score_sum) for one in (*summaries(first), *summaries(second))]
-    assert told == [(2, 3, 300_000, 50.0), (1, 3, 300_000, 50.0)]
+    told = [
+        (one.batches, one.requests, one.rows, one.infer_us, one.score_sum)
+        for one in (*summaries(first), *summaries(second))
+    ]
+    assert told == [(2, 2, 3, 300_000, 50.0), (1, 1, 3, 300_000, 50.0)]
     assert bench.intake.bytes_in_flight == 0
 
 

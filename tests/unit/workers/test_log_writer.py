@@ -14,6 +14,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from worker_pieces import requests
 
+from models.profile_bins import SAMPLED
+from schemas.byte_columns import BytesColumn
 from schemas.codec import Codec
 from schemas.codes import Code
 from schemas.records import BatchSummary, PredictionBatch, Tensor
@@ -25,6 +27,7 @@ from stream_workers.monitor_windows import MICRO, Figures
 from stream_workers.runs import Run
 
 CODEC = Codec()
+QUARTER = ENOUGH_BYTES // 4
 HERE = ("requests", 0)
 
 
@@ -117,14 +120,21 @@ def test_rows_and_figures_are_the_same_as_if_each_had_records_of_its_own(kinds: 
 
 
 def whole(summaries: Sequence[BatchSummary]) -> tuple[Figures, float]:
-    """All figures of these; the sums of scores, which are rounded, by the side."""
-    figures = sum((replace(Figures.of(one), score_micros=0) for one in summaries), Figures())
+    """All figures of these; the sums of scores, which are rounded, by the side, and without samples of features."""
+    figures = sum((replace(Figures.of(one), score_micros=0, features={}) for one in summaries), Figures())
     return figures, round(math.fsum(one.score_sum + one.score_sum_squares for one in summaries), 9)
 
 
 def test_a_summary_of_many_tells_the_mean_time_of_their_rows_and_how_many_they_were() -> None:
     _, (summary,) = decoded(committed([ran("a", [1], 2_000_000), ran("b", [2, 3, 4], 2_400_000)]))
     assert (summary.scored_at, summary.batches, summary.batch_id) == (2_300_000, 2, "a")
+
+
+@pytest.mark.parametrize(("rows", "kept"), [(SAMPLED // 2, 2), (SAMPLED // 3 * 2, 1), (2, 9)])
+def test_features_are_counted_of_no_more_rows_than_of_one_batch(rows: int, kept: int) -> None:
+    made = [ran(f"b{n}", [n], histograms={"f": (rows - 1, 0, 1), "g": (rows,)}) for n in range(9)]
+    _, (summary,) = decoded(committed(made))
+    assert summary.feature_histograms == {"f": (kept * (rows - 1), 0, kept), "g": (kept * rows,)}
 
 
 def test_what_is_a_second_apart_is_told_apart() -> None:
@@ -145,7 +155,12 @@ def test_what_is_large_is_written_at_once_and_by_itself(large: dict[str, Any]) -
 
 @pytest.mark.parametrize(
     ("each", "times"),
-    [(lambda name: ran(name, range(ENOUGH_ROWS // 4)), 4), (lambda name: text_of(name, ENOUGH_BYTES // 4), 4)],
+    [
+        (lambda name: ran(name, range(ENOUGH_ROWS // 4)), 4),
+        (lambda name: asked(name, features=[{"t": "x" * QUARTER}]), 4),
+        (lambda name: asked(name, ids=BytesColumn.of([b"x" * QUARTER])), 4),
+        (lambda name: Fate.of(name, 0, Code.MALFORMED, [requests([1])], messages=["x" * QUARTER]), 4),
+    ],
 )
 def test_drafts_are_written_once_they_are_worth_a_record(each: Callable[[str], Fate], times: int) -> None:
     epoch, own = Epoch(0), writer()
@@ -159,9 +174,9 @@ def test_drafts_are_written_once_they_are_worth_a_record(each: Callable[[str], F
     assert len(epoch.drafts) == 1
 
 
-def text_of(name: str, size: int) -> Fate:
-    """One request with a feature of so many bytes."""
-    return ran(name, [1], pieces=[requests([1], features=[{"t": "x" * size}])])
+def asked(name: str, **about: Any) -> Fate:
+    """One request that is otherwise than others."""
+    return ran(name, [1], pieces=[requests([1], **about)])
 
 
 @pytest.mark.parametrize(

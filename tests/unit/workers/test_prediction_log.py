@@ -139,6 +139,11 @@ def test_made_up_feature_names_do_not_become_columns_of_everybody() -> None:
     assert [column.name for column in feature_columns(rows, 1_000)] == ["a"]
 
 
+def test_the_order_in_which_a_sender_names_its_features_does_not_matter() -> None:
+    columns = feature_columns([{"b": 2.0, "a": 1}], 1), feature_columns([{"a": True, "b": 2.0}], 1)
+    assert columns[0] == columns[1]
+
+
 def test_few_rows_keep_all_their_features() -> None:
     found = feature_columns([{"a": 1.0}, {"b": "x"}, {"a": None}], 3)
     assert {column.name: column.datatype for column in found} == {"a": "FP64", "b": "BYTES"}
