@@ -44,10 +44,15 @@ class Shift:
     noise: float
 
 
-def shift_of(counts: Sequence[int], reference: Sequence[float], reference_rows: int) -> Shift:
+def shift_of(
+    counts: Sequence[int],
+    reference: Sequence[float],
+    reference_rows: int,
+    floors: tuple[float, float] = (FLOOR, FLOOR),
+) -> Shift:
     """The shift of a histogram; the shorter of the two goes on with zeros. A PSI of NaN where either is empty.
 
-    Bins that are empty in both do not count.
+    Bins that are empty in both do not count. `floors`: the least share of a bin, of the histogram and of its reference.
     """
     width = max(len(counts), len(reference))
     now = [*counts, *[0] * (width - len(counts))]
@@ -55,7 +60,7 @@ def shift_of(counts: Sequence[int], reference: Sequence[float], reference_rows: 
     n, total = sum(now), math.fsum(then)
     if not n or total <= 0:
         return Shift(float("nan"), n, float("nan"))
-    bins = [(max(a / n, FLOOR), max(e / total, FLOOR)) for a, e in zip(now, then, strict=True) if a or e]
+    bins = [(max(a / n, floors[0]), max(e / total, floors[1])) for a, e in zip(now, then, strict=True) if a or e]
     psi = math.fsum((a - e) * math.log(a / e) for a, e in bins)
     if len(bins) < 2:
         return Shift(psi, n, 0.0)

@@ -123,17 +123,18 @@ class StepEvidence:
     def _shift(self, own: Figures, beside: Figures, users: int) -> Reading:
         """Scores against the current version's."""
         guard = self.rollout.guard
-        shift = shift_of(own.scores, beside.scores, beside.scored)
         enough = guard.score_psi is not None and min(own.scored, beside.scored) >= guard.min_rows
-        noise = shift.noise
+        mine, its = float(max(own.scored, 1)), float(max(beside.scored, 1))
         if self.rollout.mode == "canary" and enough:
             enough = users >= USERS_PER_BIN * sum(map(any, zip_longest(own.scores, beside.scores, fillvalue=0)))
             share = self.rollout.share
             # The current version's users are the others, as many for each of ours as there are shares of them.
             others = users * (1 - share) / share if 0 < share < 1 else users
-            rows = 1 / own.scored + 1 / beside.scored
-            least = 1 / min(own.scored, max(users, 1)) + 1 / min(beside.scored, max(others, 1))
-            noise *= least / rows
+            mine, its = min(mine, max(users, 1)), min(its, max(others, 1))
+        # Of a few users none may be in a bin; that says no more than that it is not half a user's.
+        shift = shift_of(own.scores, beside.scores, beside.scored, (0.5 / mine, 0.5 / its))
+        rows = 1 / max(own.scored, 1) + 1 / max(beside.scored, 1)
+        noise = shift.noise * (1 / mine + 1 / its) / rows
         threshold = max(guard.score_psi or math.inf, noise)
         return Reading(SCORES, shift.psi, threshold, shift.n, enough, evidence={"psi": shift.psi, "noise": noise})
 
