@@ -8,6 +8,7 @@ from typing import Any, Final
 
 import numpy as np
 
+from schemas.byte_columns import BytesColumn
 from schemas.records import Column, StringColumn
 from schemas.tensors import BYTES, Array, datatype_of, pack_strings, to_tensor
 
@@ -59,10 +60,8 @@ def _joined(columns: Sequence[Column]) -> Column:
 
 
 def _texts(columns: Sequence[StringColumn]) -> StringColumn:
-    lengths = np.concatenate([np.diff(np.frombuffer(one.offsets, "<i4")) for one in columns])
-    offsets = np.zeros(len(lengths) + 1, "<i4")
-    np.cumsum(lengths, out=offsets[1:])
-    return StringColumn(offsets.tobytes(), b"".join([one.data for one in columns]))
+    read = [BytesColumn(one.data, np.frombuffer(one.offsets, "<i4").astype(np.int64)) for one in columns]
+    return pack_strings(BytesColumn.joined(read))
 
 
 def _output_column(name: str, arrays: Sequence[Array]) -> Column:
