@@ -1,8 +1,7 @@
-"""Decides what the device runs next, runs it, and hands on what came out.
+"""Runs what waits in the lanes of a device, as `stream_workers.choosing` has it, and hands on what came out.
 
-A lane holds the pieces of one model version and variant. Interactive lanes go first, the one whose oldest record has
-waited longest; bulk lanes get what is left, but never less than their share of the device's time, in slices short
-enough that a request waits for one of them at most.
+A lane holds the pieces of one model version and variant. Bulk is run in slices short enough that a request waits for
+one of them at most. The device has threads of its own, and may run a few requests by the thread that brings them.
 
 The device is free again when a run has ended, not when its results have been published: where more waits for it, they
 are published beside the next run (`stream_workers.outlet`).
@@ -20,7 +19,8 @@ from __future__ import annotations
 import logging
 import math
 import threading
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from time import monotonic
 from typing import Any, Final
@@ -30,7 +30,8 @@ from models.degradation import HALF_BATCH, Rung, fallback_name
 from models.ladder import Ladders, Pick
 from models.loading import LoadedModel
 from schemas.codes import Code
-from stream_workers.lanes import Lane, LaneKey, Share, Sink, aligned, policy_of
+from stream_workers.choosing import SHORT_SECONDS, Choice, Chooser
+from stream_workers.lanes import Lane, LaneKey, Share, Sink, policy_of
 from stream_workers.outlet import Outlet
 from stream_workers.runs import Ended, Run, attempt, together
 from stream_workers.threads import NamedThread
@@ -43,6 +44,10 @@ IDLE_SECONDS: Final = 600.0
 # Whoever polls lets records gather for so long while others run, and is back so long before the run is to end.
 GATHER_SECONDS: Final = 0.005
 BACK_SECONDS: Final = 0.002
+
+
+# A lane, what was taken of it, and whether that could have been more with more memory.
+_Work = tuple[Lane, list[Piece], bool]
 
 
 @dataclass(slots=True)
@@ -93,7 +98,10 @@ class Device:
         self._at_once = 1
         self._rows = {False: 0, True: 0}
         self._share = Share(bulk_share)
-        self._bulk_slice = bulk_slice
+        self._chooser = Chooser(self._lanes, self._ladders, self._share, bulk_slice)
+        self._lends = False
+        # The thread that submits now, and runs it itself.
+        self._lender: int | None = None
         # When the last request came, by the steady clock; bulk does not count.
         self.asked_at = -math.inf
         self._stopping = False
@@ -107,12 +115,13 @@ class Device:
 
     @property
     def failure(self) -> BaseException | None:
-        """What ended a device thread, a bug: the worker must not go on."""
+        """What ended a run, a bug: the worker must not go on."""
         return self._failure or self._outlet.failure
 
-    def start(self, runs: int) -> None:
-        """Begin to serve, with `runs` runs under way at once."""
+    def start(self, runs: int, *, lends: bool = False) -> None:
+        """Begin to serve, with `runs` runs under way at once. `lends`: whether `lent` may run anything."""
         self._at_once = runs
+        self._lends = lends
         self._outlet.start()
         for number in range(runs):
             thread = NamedThread(target=self._run, name=f"device-{number}", daemon=True)
@@ -148,7 +157,8 @@ class Device:
                 lane.model = model
             self._rows[key.bulk] += piece.rows
             lane.put(piece, now)
-            self._wake.notify()
+            if self._lender != threading.get_ident():
+                self._wake.notify()
 
     def let_gather(self, seconds: float = GATHER_SECONDS) -> None:
         """Wait, up to `seconds`, while nothing but requests runs in all places and no run is about to end.
@@ -210,39 +220,84 @@ class Device:
         for key in [key for key, lane in self._lanes.items() if lane.is_idle and unwanted(lane)]:
             del self._lanes[key]
 
-    def _run(self) -> None:
+    @contextmanager
+    def lent(self) -> Iterator[None]:
+        """What the caller submits within this is run by the caller itself, once it leaves, if it is over in a moment.
+
+        To hand a request over costs two switches of threads, a good part of what it costs in all. Where something runs
+        already, or for longer, the device's threads do it as ever. Raises what a device thread would end with.
+        """
+        with self._wake:
+            lent = self._lends and not self._running and self._lender is None
+            if lent:
+                self._lender = threading.get_ident()
         try:
-            while (work := self._next()) is not None:
-                lane, pieces, cut = work
-                rows = sum(piece.rows for piece in pieces)
-                began = monotonic()
-                served = _Served([])
-                try:
-                    served = self._serve_records(lane, pieces, cut) if lane.key.bulk else self._serve(lane, pieces, cut)
-                finally:
-                    ended = monotonic()
-                    with self._wake:
-                        self._running -= 1
-                        lane.in_flight -= 1
-                        self._ends.pop(threading.get_ident(), None)
-                        self._ended.notify_all()
-                        if served.left:
-                            rows -= self._put_back(lane, served)
-                        self._share.spent(ended, ended - began, lane.key.bulk)
-                        idle = lane.is_idle
-                        gone = self._drop_retired()
-                        in_a_hurry = any(one.rows and not one.held for one in self._lanes.values())
-                        self._wake.notify_all()
-                self._let_go(gone)
-                if idle:
-                    self._on_idle()
-                self._outlet.put(_Result(lane, served.ended, rows), in_a_hurry=in_a_hurry)
-                # Until there is other work this thread must not keep a model alive that is evicted.
-                del work, lane, pieces, served
+            yield
+        except BaseException:
+            self._take_back(lent)
+            raise
+        until = monotonic() + SHORT_SECONDS
+        while lent and (work := self._next_here(until)) is not None:
+            self._do(work, here=True)
+
+    def _take_back(self, lent: bool) -> None:
+        with self._wake:
+            if lent:
+                self._lender = None
+                self._wake.notify()
+
+    def _next_here(self, until: float) -> _Work | None:
+        """What the thread that lends itself may run until then; with nothing of the kind the others go on."""
+        with self._wake:
+            now = monotonic()
+            if now < until and not self._running and not self._stopping:
+                choice, _ = self._chooser.choose(now, device_free=True)
+                if choice is not None and choice.is_short:
+                    return self._taken(choice)
+        self._take_back(lent=True)
+        return None
+
+    def _run(self) -> None:
+        while (work := self._next()) is not None:
+            self._do(work)
+            # Until there is other work this thread must not keep a model alive that is evicted.
+            del work
+
+    def _do(self, work: _Work, *, here: bool = False) -> None:
+        """Run and publish. `here`: by a thread that has nothing else to do, and looks for more itself."""
+        try:
+            self._run_and_publish(work, here)
         except BaseException as error:
-            log.exception("a device thread ended")
+            log.exception("a run ended the device")
             self._failure = error
             raise
+
+    def _run_and_publish(self, work: _Work, here: bool) -> None:
+        lane, pieces, cut = work
+        rows = sum(piece.rows for piece in pieces)
+        began = monotonic()
+        served = _Served([])
+        try:
+            served = self._serve_records(lane, pieces, cut) if lane.key.bulk else self._serve(lane, pieces, cut)
+        finally:
+            ended = monotonic()
+            with self._wake:
+                self._running -= 1
+                lane.in_flight -= 1
+                self._ends.pop(threading.get_ident(), None)
+                self._ended.notify_all()
+                if served.left:
+                    rows -= self._put_back(lane, served)
+                self._share.spent(ended, ended - began, lane.key.bulk)
+                idle = lane.is_idle
+                gone = self._drop_retired()
+                in_a_hurry = not here and any(one.rows and not one.held for one in self._lanes.values())
+                if not here:
+                    self._wake.notify_all()
+        self._let_go(gone)
+        if idle:
+            self._on_idle()
+        self._outlet.put(_Result(lane, served.ended, rows), in_a_hurry=in_a_hurry)
 
     def _publish(self, result: _Result) -> None:
         sink = result.lane.sink
@@ -264,56 +319,25 @@ class Device:
         lane.held = served.pick is not None and not self._ladders.changed_since(served.pick)
         return sum(piece.rows for piece in served.left)
 
-    def _next(self) -> tuple[Lane, list[Piece], bool] | None:
+    def _next(self) -> _Work | None:
         with self._wake:
             while not self._stopping:
-                chosen, wake_at = self._choose(monotonic()) if self._running < self._at_once else (None, None)
-                if chosen is not None:
-                    lane, rows = chosen
-                    self._running += 1
-                    lane.in_flight += 1
-                    if not lane.key.bulk:
-                        self._ends[threading.get_ident()] = monotonic() + lane.policy.service.estimate(rows)
-                    cut = lane.rows > rows and lane.policy.is_cut_by_memory(rows)
-                    return lane, lane.take_records(rows) if lane.key.bulk else lane.take(rows), cut
+                choice, wake_at = None, None
+                if self._running < self._at_once:
+                    choice, wake_at = self._chooser.choose(monotonic(), device_free=self._running == 0)
+                if choice is not None:
+                    return self._taken(choice)
                 self._wake.wait(None if wake_at is None else max(0.0, wake_at - monotonic()))
             return None
 
-    def _choose(self, now: float) -> tuple[tuple[Lane, int] | None, float | None]:
-        best: dict[bool, tuple[Lane, int]] = {}
-        wake_at: float | None = None
-        limited = self._ladders.limited
-        for lane in self._lanes.values():
-            if not lane.rows or lane.held:
-                continue
-            oldest = lane.queue[0].received
-            lane.policy.memory_rows = self._ladders.allowed(lane.model) if limited else None
-            decision = lane.policy.decide(
-                now,
-                queued_rows=lane.rows,
-                oldest=oldest,
-                in_flight=lane.in_flight,
-                device_free=self._running == 0,
-            )
-            if decision.rows:
-                held = best.get(lane.key.bulk)
-                if held is None or oldest < held[0].queue[0].received:
-                    best[lane.key.bulk] = (lane, decision.rows)
-            elif decision.wake_at is not None:
-                wake_at = decision.wake_at if wake_at is None else min(wake_at, decision.wake_at)
-        if True in best and (False not in best or self._share.bulk_is_due()):
-            lane, rows = best[True]
-            return (lane, aligned(min(rows, self._slice_rows(lane)), lane.policy.max_rows())), None
-        return best.get(False), wake_at
-
-    def _slice_rows(self, lane: Lane) -> int:
-        """Rows of this lane that fit into a bulk slice."""
-        service = lane.policy.service
-        if not service.known or service.slope <= 0:
-            return lane.policy.limits.max_rows
-        # Where a run's fixed cost alone exceeds the slice, as much again for rows: smaller runs would be all overhead.
-        left = max(self._bulk_slice - service.intercept, service.intercept)
-        return max(1, int(left / service.slope))
+    def _taken(self, choice: Choice) -> _Work:
+        lane, rows = choice.lane, choice.rows
+        self._running += 1
+        lane.in_flight += 1
+        if not lane.key.bulk:
+            self._ends[threading.get_ident()] = monotonic() + choice.seconds
+        cut = lane.rows > rows and lane.policy.is_cut_by_memory(rows)
+        return lane, lane.take_records(rows) if lane.key.bulk else lane.take(rows), cut
 
     def _serve_records(self, lane: Lane, pieces: Sequence[Piece], cut: bool) -> _Served:
         """One run after another, until somebody waits for an answer; what has then not been run goes back."""

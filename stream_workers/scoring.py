@@ -8,7 +8,8 @@
     control ── ControlFollower ── Router, default versions
 
 Each pipeline has a thread that polls and one that commits; the device has one for each batch under way, and one that
-publishes. They meet at the device's lanes, its outlet and the ledger, nowhere else.
+publishes. A few requests are run and published by the thread that polled them. They meet at the device's lanes, its
+outlet and the ledger, nowhere else.
 """
 
 from __future__ import annotations
@@ -17,11 +18,12 @@ import logging
 import threading
 import time
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import replace
 from typing import Any, Final
 
-from confluent_kafka import Consumer
+from confluent_kafka import Consumer, Message
 
 from models.batching import BatchLimits
 from models.catalog import Catalog
@@ -42,7 +44,7 @@ from stream_workers.intake import RequestIntake
 from stream_workers.ledger import Ledger
 from stream_workers.ops import Health, WorkerMetrics
 from stream_workers.outputs import OnGivenUp
-from stream_workers.pipeline import Pipeline, PipelineError
+from stream_workers.pipeline import FEW, Pipeline, PipelineError
 from stream_workers.publish import Publisher
 from stream_workers.replies import ReplySender, ReplyTopics
 from stream_workers.scoring_clients import ScoringClients, WorkerStartError
@@ -233,7 +235,8 @@ class ScoringWorker:
         name = loaded[0].device if loaded else self._config.device.replace("auto", "cpu")
         self._metrics.device(name)
         # To a GPU the next batch is copied while one runs; two on a CPU would only take its cores from each other.
-        self._device.start(runs=1 if name == "cpu" else self._config.device_options.runs)
+        on_cpu = name == "cpu"
+        self._device.start(runs=1 if on_cpu else self._config.device_options.runs, lends=on_cpu)
         self._loaded.set()
         self._standby.serves = True
         self._tell_models()
@@ -276,9 +279,12 @@ class ScoringWorker:
         def held_back() -> bool:
             return ledger.uncommitted_bytes > self._config.max_bytes_in_flight
 
-        return self._pipeline(
-            "requests", consumer, self._config.topics.requests, ledger, intake.take, replies, held_back
-        )
+        def take(messages: Sequence[Message]) -> None:
+            # A backlog is worth a thread of its own beside the next poll.
+            with self._device.lent() if len(messages) < FEW else nullcontext():
+                intake.take(messages)
+
+        return self._pipeline("requests", consumer, self._config.topics.requests, ledger, take, replies, held_back)
 
     def _bulk_pipeline(self) -> tuple[Pipeline, Committer]:
         consumer = self._clients.bulk()
