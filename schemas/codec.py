@@ -152,10 +152,12 @@ class Codec:
         writer = self._writer(schema_id)
         if writer["name"] != NAMESPACE + name:
             raise DecodeError("WRONG_TYPE", f"a {writer['name']} where a {NAMESPACE}{name} should be")
+        # Of its own schema fastavro would first find out, field by field, that it is the same.
+        reader = None if schema_id == self._ids[name] else self._readers[name]
         stream = io.BytesIO(data)
         stream.seek(at)
         try:
-            fields_ = fastavro.schemaless_reader(stream, writer, self._readers[name])
+            fields_ = fastavro.schemaless_reader(stream, writer, reader)
             result = _BUILDERS[name](cast("dict[str, Any]", fields_))
         except Exception as error:  # noqa: BLE001 - corrupt bytes make fastavro raise anything
             # fastavro raises IndexError where the bytes end within a number.
