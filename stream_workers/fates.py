@@ -90,8 +90,13 @@ class Fate:
         """Bytes that it will take in the log, about."""
         columns = (*self.features, *self.outputs)
         data = sum(len(one.data) + (len(one.strings.data) if one.strings else 0) for one in columns)
-        names = sum(int(text.bounds[-1] - text.bounds[0]) for one in self.pieces for text in (one.ids, one.users))
-        return data + names + sum(map(len, self.messages)) + 64 * self.requests
+        # A request has a row in the log for each of its rows, with its id and user.
+        names = sum(
+            int(text.bounds[-1] - text.bounds[0]) * (one.rows_each if self.run else 1)
+            for one in self.pieces
+            for text in (one.ids, one.users)
+        )
+        return data + names + sum(map(len, self.messages)) + 64 * self.rows
 
     def kind(self) -> Hashable:
         """Equal for fates that can share a record and lose nothing: the same facts, and the same columns.

@@ -20,6 +20,9 @@ from stream_workers.summary_figures import summary_of
 # Rows, and bytes, from which on a record is worth its price, and more would only be held in memory.
 ENOUGH_ROWS: Final = 2048
 ENOUGH_BYTES: Final = 1024 * 1024
+# A fate that waits takes kilobytes, several times what it will in the log; and a commit may wait for Kafka for minutes.
+ENOUGH_FATES: Final = 256
+MOST_DRAFTS: Final = 32
 
 
 class LogWriter:
@@ -46,19 +49,27 @@ class LogWriter:
 
     def put(self, epoch: Epoch, fate: Fate) -> list[Output]:
         """Draft what became of some of the epoch's requests, before they are finished; returns outputs that are due."""
+        if epoch.abandoned:
+            return []
         rows, size = fate.rows, fate.size
         if rows >= ENOUGH_ROWS or size >= ENOUGH_BYTES:
             return self.written([fate])
         kind = fate.kind()
         with self._lock:
-            draft = cast("_Draft", epoch.drafts.setdefault(kind, _Draft(self)))
+            # Another thread may forget the epoch meanwhile, and takes them away.
+            drafts = epoch.drafts
+            draft = cast("_Draft", drafts.setdefault(kind, _Draft(self)))
             draft.fates.append(fate)
             draft.rows += rows
             draft.size += size
-            if draft.rows < ENOUGH_ROWS and draft.size < ENOUGH_BYTES:
+            if draft.rows >= ENOUGH_ROWS or draft.size >= ENOUGH_BYTES or len(draft.fates) >= ENOUGH_FATES:
+                due = kind
+            elif len(drafts) > MOST_DRAFTS:
+                due = next(iter(drafts))
+            else:
                 return []
-            epoch.drafts.pop(kind, None)
-        return draft.outputs()
+            ended = drafts.pop(due)
+        return [*ended.outputs()]
 
 
 @dataclass(slots=True, eq=False)

@@ -48,11 +48,13 @@ def shift_of(
     counts: Sequence[int],
     reference: Sequence[float],
     reference_rows: int,
-    floors: tuple[float, float] = (FLOOR, FLOOR),
+    unseen: tuple[float, float] | None = None,
 ) -> Shift:
     """The shift of a histogram; the shorter of the two goes on with zeros. A PSI of NaN where either is empty.
 
-    Bins that are empty in both do not count. `floors`: the least share of a bin, of the histogram and of its reference.
+    Bins that are empty in both do not count. One that is empty in one of them has a share of `FLOOR` there. `unseen`:
+    the shares that chance may leave out of the histogram, and of its reference; then an empty bin has as much there as
+    in the other, up to these.
     """
     width = max(len(counts), len(reference))
     now = [*counts, *[0] * (width - len(counts))]
@@ -60,7 +62,11 @@ def shift_of(
     n, total = sum(now), math.fsum(then)
     if not n or total <= 0:
         return Shift(float("nan"), n, float("nan"))
-    bins = [(max(a / n, floors[0]), max(e / total, floors[1])) for a, e in zip(now, then, strict=True) if a or e]
+    shares = [(a / n, e / total) for a, e in zip(now, then, strict=True) if a or e]
+    if unseen is None:
+        bins = [(max(a, FLOOR), max(e, FLOOR)) for a, e in shares]
+    else:
+        bins = [(max(a, min(unseen[0], e)), max(e, min(unseen[1], a))) for a, e in shares]
     psi = math.fsum((a - e) * math.log(a / e) for a, e in bins)
     if len(bins) < 2:
         return Shift(psi, n, 0.0)

@@ -132,7 +132,7 @@ class StepEvidence:
             others = users * (1 - share) / share if 0 < share < 1 else users
             mine, its = min(mine, max(users, 1)), min(its, max(others, 1))
         # Of a few users none may be in a bin; that says no more than that it is not half a user's.
-        shift = shift_of(own.scores, beside.scores, beside.scored, (0.5 / mine, 0.5 / its))
+        shift = shift_of(own.scores, beside.scores, beside.scored, unseen=(0.5 / mine, 0.5 / its))
         rows = 1 / max(own.scored, 1) + 1 / max(beside.scored, 1)
         noise = shift.noise * (1 / mine + 1 / its) / rows
         threshold = max(guard.score_psi or math.inf, noise)

@@ -22,7 +22,7 @@ from schemas.records import BatchSummary, PredictionBatch, Tensor
 from stream_workers.fates import Fate
 from stream_workers.ingest_rows import LogRecord, build, check
 from stream_workers.ledger import Epoch, Ledger, Output
-from stream_workers.log_writer import ENOUGH_BYTES, ENOUGH_ROWS, LogWriter
+from stream_workers.log_writer import ENOUGH_BYTES, ENOUGH_FATES, ENOUGH_ROWS, MOST_DRAFTS, LogWriter
 from stream_workers.monitor_windows import MICRO, Figures
 from stream_workers.runs import Run
 
@@ -174,6 +174,25 @@ def test_drafts_are_written_once_they_are_worth_a_record(each: Callable[[str], F
     assert len(epoch.drafts) == 1
 
 
+def test_ids_count_as_often_as_they_are_written() -> None:
+    """Seventeen requests with long names and many rows came to a record of 122 MB, which one of them alone does not."""
+    epoch, own, each = Epoch(0), writer(), 120
+    ids = BytesColumn.of([b"x" * (ENOUGH_BYTES // each)])
+    written = own.put(epoch, ran("a", [1], rows_each=each, pieces=[requests([1], each, ids=ids)]))
+    assert [summary.batch_id for summary in decoded(written)[1]] == ["a"]
+
+
+def test_drafts_are_bounded_however_long_a_commit_waits() -> None:
+    epoch, own = Epoch(0), writer()
+    written = [own.put(epoch, ran(f"b{n}", [n], n * MICRO)) for n in range(MOST_DRAFTS + 3)]
+    assert [summary.batch_id for one in written for summary in decoded(one)[1]] == ["b0", "b1", "b2"]
+    assert len(epoch.drafts) == MOST_DRAFTS
+    last = (MOST_DRAFTS + 2) * MICRO
+    written = [own.put(epoch, ran(f"c{n}", [n], last)) for n in range(ENOUGH_FATES)]
+    (summary,) = [summary for one in written for summary in decoded(one)[1]]
+    assert (summary.batch_id, summary.batches) == (f"b{MOST_DRAFTS + 2}", ENOUGH_FATES)
+
+
 def asked(name: str, **about: Any) -> Fate:
     """One request that is otherwise than others."""
     return ran(name, [1], pieces=[requests([1], **about)])
@@ -222,5 +241,6 @@ def test_what_is_forgotten_is_not_written() -> None:
     for number in range(2):
         ledger.finish(epoch, 1, own.put(epoch, ran(f"b{number}", [number])))
         ledger.halt()
+        assert epoch.drafts == {}
     ledger.write(epoch)
     assert epoch.outputs == []

@@ -20,15 +20,15 @@ ROUNDS = 13
 CROWDS = [(60, 0.7), (200, 0.9), (120, 0.7), (120, 0.4), (400, 0.9), (2000, 0.97)]
 
 
-def breach(share: float, candidates: Array, others: Array) -> str:
-    """What a step says in which users with these scores (places in BINS) were answered `ROUNDS` times each."""
+def breach(share: float, candidates: Array, others: Array, places: Array = BINS) -> str:
+    """What a step says in which users with these scores (of the bins in `places`) were answered `ROUNDS` times each."""
     steps = (round(share * BUCKETS), BUCKETS)
     evidence = StepEvidence(
         Rollout("m", "2", "1", "salt", NOW, NOW, steps=steps, step=0, min_requests=60, guard=GUARD)
     )  # fmt: skip
     for version, users in (("2", candidates), ("1", others)):
         rows = ROUNDS * len(users)
-        histogram = tuple((ROUNDS * np.bincount(BINS[users], minlength=20)).tolist())
+        histogram = tuple((ROUNDS * np.bincount(places[users], minlength=20)).tolist())
         one = BatchSummary(
             "b", "w", "cpu", "m", version, "", "", "t", NOW, rows, rows, score_count=rows, score_histogram=histogram
         )  # fmt: skip
@@ -58,3 +58,15 @@ def test_a_version_that_scores_otherwise_is_ended_whoever_meets_it(users: int, s
         candidates, others = split(rng, users, share)
         found += "scores have moved" in breach(share, np.full(len(candidates), 5), others)
     assert found >= 197
+
+
+@pytest.mark.parametrize("tail", [1, 3, 100])
+def test_scores_that_are_rare_in_the_live_version_are_not_missed_in_a_few_users(tail: int) -> None:
+    """A hundred users, and a hundred thousand others of whom a few are in each bin but the first."""
+    others = np.repeat(np.arange(20), [100_000, *[tail] * 19])
+    assert not breach(0.001, np.zeros(100, int), others, np.arange(20))
+
+
+def test_scores_that_are_frequent_in_the_live_version_are_missed_in_a_few_users() -> None:
+    others = np.repeat(np.arange(20), [60_000, *[2_000] * 19])
+    assert "scores have moved" in breach(0.001, np.zeros(100, int), others, np.arange(20))
