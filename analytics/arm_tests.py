@@ -18,6 +18,7 @@ from scipy import special
 from analytics.always_valid import ConfidenceSequence
 from analytics.definitions import Guardrail, Metric, Procedure
 from analytics.effects import Effect
+from analytics.evidence import FEW_EVENTS
 from analytics.guardrails import look_of, watch
 from analytics.horizon import spending
 from analytics.readings import Verdict
@@ -202,12 +203,18 @@ def guarded(seen: Sequence[Seen], metric: Metric, guardrail: Guardrail, test: Pr
     if tuned_for is None:
         raise StatisticError("no look says what the guardrail is tuned for")
     shown = always_valid(seen, test)
-    looks = []
+    looks: list[Look] = []
     for one in seen:
         try:
-            looks.append(look_of(one.effect, guardrail.margin.size, scale=scale, higher_is_better=upwards))
+            look = look_of(one.effect, guardrail.margin.size, scale=scale, higher_is_better=upwards)
         except UndefinedError:
             continue
+        least = at_margin(one.effect, guardrail.margin.size, scale, upwards) if metric.kind == "proportion" else 0.0
+        known = 1 / max(1 / look.information, least)
+        if not looks:
+            # What it is tuned for was reckoned by the same variance.
+            tuned_for *= known / look.information
+        looks.append(replace(look, information=known))
     if not looks:
         return shown, "open"
     found = watch(looks, guardrail.margin.size, tuned_for, alpha=test.alpha, higher_is_better=upwards)
@@ -220,6 +227,20 @@ def guarded(seen: Sequence[Seen], metric: Metric, guardrail: Guardrail, test: Pr
     tested = replace(shown, absolute=named(shown.absolute), relative=named(shown.relative))
     verdict: Verdict = "breached" if breached else "safe" if found.result.significant else "open"
     return replace(tested, p_value=found.result.p_value), verdict
+
+
+def at_margin(found: Effect, margin: float, scale: Scale, upwards: bool) -> float:
+    """The variance of a difference of proportions if the variant were as bad as the margin allows; 0: its own will do.
+
+    Where few units of the variant have an event (or have none) its own is too small to say that the margin holds
+    (Farrington and Manning 1990).
+    """
+    n, events = found.n[1], found.n[1] * found.treatment
+    if min(events, n - events) >= FEW_EVENTS:
+        return 0.0
+    worst = found.control + (-1 if upwards else 1) * margin * (found.control if scale == "relative" else 1)
+    worst = min(max(worst, 0.0), 1.0)
+    return worst * (1 - worst) / n + found.control_variance
 
 
 def lifted(found: Effect, absolute: Result) -> Result:

@@ -9,7 +9,8 @@ In this order; the first that holds decides:
    level that holds at any look; what the runtime guards against is a hasty yes. (A sound variant that could be shipped
    goes before a breached one beside it: shipping ends both.)
 3. `unhealthy`: too early, before the minimum runtime.
-4. `ship`: a variant is better on the primary metric, worse on none, and every guardrail is shown to hold.
+4. `ship`: a variant is better on the primary metric, worse on none, none is yet to be tested, and every guardrail is
+   shown to hold.
 5. `roll back`: every variant is worse on some metric.
 6. `no difference`: the planned end has come, or passing a bound by then is unlikely even with the planned effect.
 7. `keep going`.
@@ -37,7 +38,10 @@ _HALFWAY: Final = 0.5
 
 @dataclass(frozen=True, slots=True)
 class Case:
-    """What is known at a look. `over`: no later look can say more; `closed`: the experiment was stopped for good."""
+    """What is known at a look. `over`: no later look can say more; `closed`: the experiment was stopped for good.
+
+    `awaited`: metrics and variants that are yet to be tested.
+    """
 
     plan: Plan
     looked_at: datetime
@@ -47,6 +51,7 @@ class Case:
     ahead: Ahead
     over: bool
     closed: bool
+    awaited: frozenset[tuple[str, str]] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,7 +135,13 @@ class _Arm:
 
     @property
     def fit(self) -> bool:
-        return self.better and not self.worse and all(one.verdict == "safe" for one in self.guardrails)
+        held = all(one.verdict == "safe" for one in self.guardrails)
+        return self.better and not self.worse and held and not self.awaited
+
+    @property
+    def awaited(self) -> list[str]:
+        """Metrics that are yet to be tested."""
+        return [one.metric.name for one in self.metrics if (one.metric.name, self.name) in self._case.awaited]
 
     @property
     def strength(self) -> float:
@@ -157,6 +168,8 @@ class _Arm:
 
     def not_safe(self) -> str:
         assert self.main is not None  # noqa: S101 - it is better
+        if self.awaited:
+            return f"{self.name} is better on {self.main.metric.name}, but not yet tested on {', '.join(self.awaited)}"
         open_ones = ", ".join(one.metric.name for one in self.guardrails if one.verdict != "safe")
         why = next(
             (one.absolute.reason for one in self.guardrails if one.verdict != "safe" and one.absolute.reason), ""

@@ -24,6 +24,8 @@ from analytics.sufficient import Covaried, CovariedRatio, Mean, Proportion, Quan
 
 # Tests by the normal distribution need some units: with fewer in an arm a look judges nothing.
 LEAST_UNITS: Final = 50
+# With fewer events, or fewer units without one, the variance of a proportion follows its own errors too closely.
+FEW_EVENTS: Final = 30
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,12 +51,27 @@ class ArmData:
         )
 
     def effect(self) -> Effect:
-        """The difference. Raises `UndefinedError` where there is none to be tested: see `enough`."""
+        """The difference. Raises `UndefinedError` where there is none to be tested: see `enough`.
+
+        In a small arm few units have an event, or by chance none; its own variance would then say that it is known
+        well, or exactly. So the variance is at least what it would be if the arms were alike.
+        """
         enough(self.n)
-        found = effect(*self.statistics())
+        arms = self.statistics()
+        found = effect(*arms)
         if found.variance <= 0:
             raise UndefinedError("every unit has the same value: there is no variance to test against")
+        if any(_is_rare(one) or _constant(one) is not None for one in arms):
+            found = replace(found, variance=max(found.variance, alike_variance(found)))
         return found
+
+
+def alike_variance(found: Effect) -> float:
+    """Of the difference if both arms had one variance: that of all units together (of a proportion, the pooled one)."""
+    control, treatment = found.n
+    own = found.control_variance * control**2 + (found.variance - found.control_variance) * treatment**2
+    between = control * treatment / (control + treatment) * found.estimate**2
+    return (own + between) / (control * treatment)
 
 
 def enough(n: tuple[int, int]) -> None:
@@ -153,6 +170,11 @@ def nothing_differs(data: ArmData, margin: float, alpha: float) -> str | None:
     if share < 1 and data.variant.n * math.log1p(-share) > math.log(alpha):
         return None
     return f"all units of both arms have the value {values[0]:.4g}"
+
+
+def _is_rare(one: Statistic) -> bool:
+    """Whether it is a proportion that hardly anybody, or nearly everybody, is counted in."""
+    return isinstance(one, Proportion) and min(one.successes, one.n - one.successes) < FEW_EVENTS
 
 
 def _constant(one: Statistic) -> float | None:

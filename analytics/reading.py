@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Final
 
 from analytics.arm_tests import Seen, Tested, always_valid, fixed, group_sequential, guarded, unknown, untested
@@ -28,6 +28,9 @@ from analytics.statistics import compare
 
 # What a guardrail's sequence is tuned for while nobody knows the planned size: so many times what there is.
 _GROWTH: Final = 10.0
+# An experiment that was stopped with so much of the planned information is at its planned end: days and users never
+# agree exactly. One stopped with less may have been stopped for what it showed, and gets no alpha for that.
+NEARLY: Final = 0.9
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +79,7 @@ class _Look:
         self._known = self._clocked(self._differences())
 
     def read(self) -> Reading:
-        closed = self._closed()
+        closed = self._closed(self._at)
         end = self._end()
         family = [
             (metric, variant)
@@ -85,10 +88,16 @@ class _Look:
             for variant in self._variants
         ]
         tested = {
-            (metric.name, variant): self._tested(metric, variant, end, alone=len(family) == 1)
+            (metric.name, variant): self._tested(metric, variant, self._end_of(metric, end), alone=len(family) == 1)
             for metric, variant in family
         }
-        asked = {pair: one.p_value for pair, one in tested.items() if one.p_value is not None}
+        awaited = {pair for pair, one in tested.items() if one.p_value is None and self._is_awaited(*pair, end)}
+        # Those that will be tested count among the others from the first look on.
+        asked = {
+            pair: 1.0 if one.p_value is None else one.p_value
+            for pair, one in tested.items()
+            if one.p_value is not None or pair in awaited
+        }
         adjusted = dict(zip(asked, holm(list(asked.values())), strict=True))
         arms = []
         for metric in self._definition.metrics:
@@ -98,7 +107,8 @@ class _Look:
                 if guardrail is not None:
                     arms.append(self._guarded(metric, variant, guardrail))
                 else:
-                    arms.append(self._arm(metric, variant, tested[pair], adjusted.get(pair)))
+                    p_adjusted = None if pair in awaited else adjusted.get(pair)
+                    arms.append(self._arm(metric, variant, tested[pair], p_adjusted))
         evidence: dict[Slice, float] = {}
         for one in self._past:
             for where, size in one.evidence.items():
@@ -106,7 +116,9 @@ class _Look:
         splits = read_splits(self._summed.counts, self._definition, evidence)
         left = ahead(self._plan, self._at, self._fractions(), self._units(), self._summed.exposures)
         over = end is not None or self._reached(self._fractions())
-        case = Case(self._plan, self._at, tuple(arms), splits, self._summed.crossed, left, over, closed)
+        case = Case(
+            self._plan, self._at, tuple(arms), splits, self._summed.crossed, left, over, closed, frozenset(awaited)
+        )
         decided = decide(case)
         reading = Reading(
             plan=self._plan,
@@ -190,25 +202,50 @@ class _Look:
         return ran(self._plan, at) >= self._definition.minimum_runtime
 
     @staticmethod
-    def _reached(fractions: Sequence[float | None]) -> bool:
-        return all(one is not None and one >= 1 for one in fractions)
+    def _reached(fractions: Sequence[float | None], needed: float = 1.0) -> bool:
+        return all(one is not None and one >= needed for one in fractions)
+
+    def _looks(self) -> list[tuple[int, datetime, list[float | None]]]:
+        """Number, time and the variants' fractions of all looks, this one the last."""
+        looks = [
+            (one.number, one.looked_at, [arm.fraction if arm else None for arm in arms])
+            for one in self._past
+            for arms in [[one.arms.get((self._main.name, variant)) for variant in self._variants]]
+        ]
+        return [*looks, (self._number, self._at, self._fractions())]
 
     def _end(self) -> int | None:
         """The look that ended a test with a planned end: none after it changes what was found."""
         if self._test.kind == "always-valid":
             return None
-        for one in self._past:
-            arms = [one.arms.get((self._main.name, variant)) for variant in self._variants]
-            if self._counts(one.looked_at) and self._reached([arm.fraction if arm else None for arm in arms]):
-                return one.number
-        if self._counts(self._at) and (self._reached(self._fractions()) or self._closed()):
-            return self._number
+        for number, at, fractions in self._looks():
+            needed = NEARLY if self._closed(at) else 1.0
+            if self._counts(at) and self._reached(fractions, needed):
+                return number
         return None
 
-    def _closed(self) -> bool:
-        """Whether it was stopped and everything has matured."""
+    def _end_of(self, metric: Metric, end: int | None) -> int | None:
+        """The look that ends the test of one metric: when those who counted for the primary one have counted for it."""
+        if end is None or metric == self._main:
+            return end
+        looks = [(number, at) for number, at, _ in self._looks() if number >= end]
+        ripe = looks[0][1] + max(lag(self._plan, metric) - lag(self._plan, self._main), timedelta())
+        return next((number for number, at in looks if at >= ripe or self._closed(at)), None)
+
+    def _is_awaited(self, name: str, variant: str, end: int | None) -> bool:
+        """Whether a metric that has not been tested will be: nobody can have counted yet, or its end is to come."""
+        metric = next(one for one in self._definition.metrics if one.name == name)
+        started = self._plan.started_at
+        if self._closed(self._at) or started is None:
+            return False
+        if self._known[name, variant].effect is None:
+            return self._at < started + lag(self._plan, metric)
+        return end is not None and self._end_of(metric, end) is None
+
+    def _closed(self, at: datetime) -> bool:
+        """Whether it was stopped and everything had matured then."""
         stopped = self._plan.stopped_at
-        return stopped is not None and self._at >= stopped + max(
+        return stopped is not None and at >= stopped + max(
             lag(self._plan, metric) for metric in self._definition.metrics
         )
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 from experiment_figures import (
     BOUGHT,
@@ -229,10 +231,17 @@ def test_a_stopped_experiment_is_judged_once_more_with_what_there_is() -> None:
     calm = counts("errors", a=(n, 10), b=(n, 10))
     plan = plan_of().stop(at(8))
     reading = one_look(plan, 9, summed(counts("bought", a=(n, 1000), b=(n, 1090)), calm))
-    assert reading.of("bought", "b").alpha_spent == pytest.approx(0.05), "what is left of alpha is spent"
-    assert decided(reading) == ("ship", "b")
+    spent = reading.of("bought", "b").alpha_spent
+    assert spent is not None
+    assert spent < 0.01, "it may have been stopped for what it showed, which gets no alpha"
+    assert reading.decision == "no difference"
     going = one_look(plan_of(), 8, summed(counts("bought", a=(n, 1000), b=(n, 1090)), calm))
     assert going.decision == "keep going"
+    nearly = summed(counts("bought", a=(30_000, 1500), b=(30_000, 1650)), counts("errors", a=GOOD, b=GOOD))
+    whole = one_look(plan, 9, nearly)
+    assert 0.9 < (whole.of("bought", "b").fraction or 0) < 1
+    assert whole.of("bought", "b").alpha_spent == pytest.approx(0.05), "what is left of alpha is spent"
+    assert decided(whole) == ("ship", "b")
     weak = one_look(plan, 9, summed(counts("bought", a=(n, 1000), b=(n, 1040)), calm))
     assert weak.decision == "no difference"
     assert "of the evidence that finding 10% takes" in weak.reason
@@ -241,6 +250,23 @@ def test_a_stopped_experiment_is_judged_once_more_with_what_there_is() -> None:
     assert hasty.reason == (
         "It was stopped after 12 hours, before the minimum runtime of 24 hours, so nothing can be concluded."
     )
+
+
+def test_a_fixed_test_that_is_stopped_short_concludes_nothing() -> None:
+    some = summed(counts("bought", a=(20_000, 1000), b=(20_000, 1150)), counts("errors", a=GOOD, b=GOOD))
+    reading = one_look(plan_of("fixed").stop(at(8)), 9, some)
+    assert reading.decision == "no difference"
+    assert reading.of("bought", "b").absolute.p_value is None
+
+
+@pytest.mark.parametrize("kind", ["fixed", "group-sequential"])
+def test_a_stopped_test_is_over_with_the_first_look_at_everything(kind: str) -> None:
+    calm = counts("errors", a=GOOD, b=GOOD)
+    plan = plan_of(kind).stop(at(8))
+    first = summed(counts("bought", a=(30_000, 1500), b=(30_000, 1530)), calm)
+    late = summed(counts("bought", a=(30_000, 1500), b=(30_000, 1650)), calm)
+    one, two = looks(plan, (9, first), (10, late))
+    assert [one.decision, two.decision] == ["no difference", "no difference"]
 
 
 @pytest.mark.parametrize("kind", ["fixed", "group-sequential"])
@@ -316,3 +342,31 @@ def test_what_a_sequence_is_tuned_for_is_settled_at_the_first_look() -> None:
         assert first.of(one, "b").tuned_for is not None
         assert second.of(one, "b").tuned_for == first.of(one, "b").tuned_for
         assert one_look(plan_of("always-valid"), 3, some[1]).of(one, "b").tuned_for != first.of(one, "b").tuned_for
+
+
+LATER: dict[str, Any] = {"name": "kept", "kind": "proportion", "outcome": "kept", "window": "7d"}
+
+
+@pytest.mark.parametrize("kind", ["fixed", "group-sequential"])
+@pytest.mark.parametrize("days", [(2, 9), (9, 16)])
+def test_nothing_is_shipped_before_a_metric_with_a_long_window_has_been_tested(
+    kind: str, days: tuple[int, int]
+) -> None:
+    """Whoever looked on the second day shipped, and whoever looked on the ninth alone rolled back."""
+    plan = started(definition(BOUGHT, LATER, test={"kind": kind}))
+    better = counts("bought", a=(ENOUGH, 6000), b=(ENOUGH, 6800))
+    early = summed(better, counts("kept", a=(0, 0), b=(0, 0)))
+    ripe = summed(better, counts("kept", a=(ENOUGH, 6000), b=(ENOUGH, 3600)))
+    first, last = looks(plan, *((day, early if day == 2 else ripe) for day in days))
+    if first.decision == "keep going":
+        assert first.reason == "b is better on bought, but not yet tested on kept."
+    else:
+        assert (kind, days[0], first.decision) == ("group-sequential", 9, "roll back")
+    assert (last.decision, last.of("kept", "b").verdict) == ("roll back", "worse")
+
+
+def test_a_metric_that_is_yet_to_be_tested_counts_among_those_that_are() -> None:
+    plan = started(definition(BOUGHT, LATER))
+    some = summed(counts("bought", a=(ENOUGH, 6000), b=(ENOUGH, 6300)), counts("kept", a=(0, 0), b=(0, 0)))
+    one = one_look(plan, 2, some).of("bought", "b")
+    assert one.p_adjusted == pytest.approx(2 * (one.absolute.p_value or 0))
