@@ -56,15 +56,31 @@ _NEWEST_LOOK: Final = (
     # What is stopped harms nobody any more.
     f"AND experiment IN (SELECT experiment FROM experiment_runs WHERE ended_at > {_NOW}) GROUP BY experiment"
 )
-# A figure of drift speaks for its window: the newest of each counts, and none that is over a week old.
+# A figure of drift speaks for its window: of each length (a day, four weeks) the newest counts, and none that is over a
+# week old. The bound of the start, four weeks before that of the end, is what the table's order can find rows by.
 _NEWEST_DRIFT: Final = (
     "SELECT model, version, slice_by, slice, kind, feature, metric, "  # noqa: S608 - ours
+    "dateDiff('second', d.window_start, d.window_end) AS length, max(d.window_end) AS ended, "
     "argMax(d.value, d.window_end) AS figure, "
     "argMax(d.n, d.window_end) AS n, argMax(d.quiet_95, d.window_end) AS quiet_95, "
     "argMax(d.reference_value, d.window_end) AS reference, argMax(d.verdict, d.window_end) AS verdict "
     f"FROM drift_latest AS d WHERE d.window_end > {_NOW} - INTERVAL 8 DAY "
-    "GROUP BY model, version, slice_by, slice, kind, feature, metric"
+    f"AND d.window_start > {_NOW} - INTERVAL 36 DAY "
+    "GROUP BY model, version, slice_by, slice, kind, feature, metric, length"
 )
+
+
+def _worst_drift(labels: tuple[str, ...], figures: tuple[str, ...], value: str, where: str = "1") -> str:
+    """Of the windows the one of the greatest value; where these are alike the one that ends last, then the longer."""
+    worst = [f"argMax(w.{name}, (w.value, w.ended, w.length)) AS {name}" for name in figures]
+    return (
+        f"SELECT {', '.join(labels)}, max(w.value) AS value, {', '.join(worst)} "  # noqa: S608 - ours
+        f"FROM (SELECT *, {value} AS value FROM ({_NEWEST_DRIFT}) WHERE {where}) AS w GROUP BY {', '.join(labels)}"
+    )
+
+
+_DRIFT: Final = ("model", "version", "kind", "feature", "metric", "slice_by", "slice")
+_FALL: Final = ("model", "version", "kind", "metric", "slice_by", "slice")
 
 _ALL: Final = (
     Metric(
@@ -119,32 +135,36 @@ _ALL: Final = (
     ),
     Metric(
         "drift",
-        "what the newest drift figure of a feature, the score or an outcome came to: 0 ok, 1 watch, 2 drift",
-        ("model", "version", "kind", "feature", "metric", "slice_by", "slice"),
+        "what the newest drift figure of a feature, the score or an outcome came to: 0 ok, 1 watch, 2 drift; "
+        "the worse of the newest day's and the newest four weeks'",
+        _DRIFT,
         ("n", "figure", "quiet_95", "reference"),
-        sql=(
-            "SELECT model, version, kind, feature, metric, slice_by, slice, "  # noqa: S608 - ours
-            "multiIf(verdict = 'drift', 2, verdict = 'watch', 1, 0) AS value, n, figure, quiet_95, reference "
-            f"FROM ({_NEWEST_DRIFT})"
+        sql=_worst_drift(
+            _DRIFT,
+            ("n", "figure", "quiet_95", "reference"),
+            "multiIf(verdict = 'drift', 2, verdict = 'watch', 1, 0)",
         ),
         source="drift",
     ),
     Metric(
         "performance_fall",
-        "by which part of its reference accuracy, F1 or AUC (measured or estimated) fell, where so few rows would not",
-        ("model", "version", "kind", "metric", "slice_by", "slice"),
+        "by which part of its reference accuracy, F1 or AUC (measured or estimated) fell, where so few rows would not; "
+        "the greater fall of the newest day and the newest four weeks",
+        _FALL,
         ("n", "figure", "reference"),
-        sql=(
-            "SELECT model, version, kind, metric, slice_by, slice, "  # noqa: S608 - ours
-            f"(reference - figure) / reference AS value, n, figure, reference FROM ({_NEWEST_DRIFT}) "
-            "WHERE kind IN ('concept', 'estimate') AND match(metric, '^(cbpe_)?(accuracy|f1|auc)$') "
-            "AND verdict IN ('watch', 'drift') AND reference > 0"
+        sql=_worst_drift(
+            _FALL,
+            ("n", "figure", "reference"),
+            "(reference - figure) / reference",
+            "kind IN ('concept', 'estimate') AND match(metric, '^(cbpe_)?(accuracy|f1|auc)$') "
+            "AND verdict IN ('watch', 'drift') AND reference > 0",
         ),
         source="drift",
     ),
     Metric(
         "experiment_split_p",
-        "p-value of the sample-ratio check at a running experiment's newest look: small where the split is broken",
+        "p-value of the sample-ratio check at a running experiment's newest look, the smallest of all users and of "
+        "each slice, corrected for how many are tested: small where the split is broken",
         ("experiment",),
         sql=f"SELECT experiment, srm_p AS value, units AS n FROM ({_NEWEST_LOOK})",  # noqa: S608 - ours
         source="experiment",

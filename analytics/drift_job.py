@@ -1,7 +1,7 @@
 """Counts what has come since the last round, holds it against each version's reference profile, and writes it down.
 
 1. A day (UTC) that is over is counted once: all features, the score, slices, and what the scores let expect. It is
-   counted again only where rows of it have come since.
+   counted again only where rows of it have come since: one whose rows are being forgotten stays as it was found.
 2. At each full hour the 24 hours before it are counted: what goes wrong today is seen within the hour. A whole day, as
    an hour of the night differs from one of the day without any drift.
 3. With each day the four weeks that end with it are held against the reference, from what days have left: what is slow
@@ -201,7 +201,7 @@ class _Round:
         """Count the features and scores of days that are over and not counted."""
         before = self._store.counted(self._profile.model, self._profile.version, "rows")
         over = {day: rows for day, rows in days.items() if day + DAY + SETTLE <= self._now}
-        due = {day: rows for day, rows in over.items() if before.get(day) != rows or _within(day, again)}
+        due = {day: rows for day, rows in over.items() if rows > before.get(day, 0) or _within(day, again)}
         for some in _together(sorted(due)):
             self._windows("day", some)
             self._weeks(some)
@@ -229,8 +229,8 @@ class _Round:
         before = self._store.counted(*name, "outcomes")
         ripe = {day for day in days if day + DAY + max(label.delay, SETTLE) <= self._now}
         # The rows there were are noted: with later rows come their outcomes.
-        due = {day for day in ripe if before.get(day) != days[day] or _within(day, again)}
-        late, ends = self._late(set(before) & ripe)
+        due = {day for day in ripe if days[day] > before.get(day, 0) or _within(day, again)}
+        late, ends = self._late({day for day in ripe & before.keys() if days[day] >= before[day]})
         for some in _together(sorted(due | late)):
             self._outcomes(some)
             self._weeks_of_outcomes(some)

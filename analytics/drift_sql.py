@@ -68,8 +68,8 @@ def outcomes(sliced_by: Sequence[str]) -> str:
     """Rows beside their outcome by day, slices, bin of score and whether it came true.
 
     Columns: the day, slices, bin, positive, rows, sum of scores, of log loss, of its square. An outcome that names no
-    row of the window is left out. Places: those of `ROWS`, and `outcome`, its name, and `logged`, the earliest time at
-    which an outcome of these rows can have been logged.
+    row of the window is left out, as is one whose value is no finite number. Places: those of `ROWS`, and `outcome`,
+    its name, and `logged`, the earliest time at which an outcome of these rows can have been logged.
     """
     named = "".join(f", {_slice(by)} AS slice_{at}" for at, by in enumerate(sliced_by))
     groups = "".join(f", slice_{at}" for at in range(len(sliced_by)))
@@ -82,6 +82,7 @@ def outcomes(sliced_by: Sequence[str]) -> str:
     (
         SELECT request_id, value FROM outcomes FINAL
         WHERE name = {{outcome:String}} AND request_id != '' AND log_time >= {{logged:DateTime64(3)}}
+            AND isFinite(value)
             AND request_id IN (SELECT request_id FROM predictions WHERE {ROWS})
     ) AS o ON p.request_id = o.request_id
     WHERE {ROWS} AND {_SCORED}

@@ -121,7 +121,8 @@ def _record(number: int, found: Sequence[Mapping[str, Any]]) -> Record:
 
 def _row(reading: Reading, one: ArmReading, *, first: bool) -> dict[str, Any]:
     plan: Plan = reading.plan
-    whole = reading.splits[0].p_value if reading.splits else None
+    # Each is corrected for how many slices there are, so that the smallest speaks for the split as a whole.
+    split = [part.p_value for part in reading.splits if part.p_value is not None]
     details: dict[str, Any] = {
         "effect": None if one.effect is None else _document(one.effect),
         "tuned_for": one.tuned_for,
@@ -164,7 +165,7 @@ def _row(reading: Reading, one: ArmReading, *, first: bool) -> dict[str, Any]:
         "chance_to_win": _number(one.chance_to_win),
         "information": _number(one.fraction),
         "alpha_spent": _number(one.alpha_spent),
-        "srm_p": _number(whole),
+        "srm_p": _number(min(split, default=None)),
         "units": reading.crossed.units,
         "crossed": reading.crossed.crossed,
         "days_left": _number(reading.days_left),

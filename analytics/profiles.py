@@ -23,6 +23,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
+from decimal import ROUND_CEILING, ROUND_FLOOR, ROUND_HALF_EVEN, Context, Decimal
 from itertools import pairwise
 from typing import Any, Final
 
@@ -217,14 +218,21 @@ def category_document(axis: CategoryAxis, counts: Sequence[float]) -> dict[str, 
 
 
 def short(value: float) -> float:
-    """As it is written: six digits after the point."""
-    return round(float(value), _DIGITS)
+    """As it is written: six digits after the point, or six from the first that is not 0 on, whichever are more."""
+    return _written(value, ROUND_HALF_EVEN)
 
 
 def outward(low: float, high: float) -> tuple[float, float]:
     """A range written so short that nothing in it falls out."""
-    scale = 10.0**_DIGITS
-    return math.floor(low * scale) / scale, math.ceil(high * scale) / scale
+    return _written(low, ROUND_FLOOR), _written(high, ROUND_CEILING)
+
+
+def _written(value: float, rounding: str) -> float:
+    exact = Decimal(float(value))
+    if not exact.is_finite():
+        return float(value)
+    digits = max(_DIGITS, exact.adjusted() + 1 + _DIGITS)
+    return float(Context(prec=digits, rounding=rounding).plus(exact))
 
 
 def _finite(value: float) -> float | None:

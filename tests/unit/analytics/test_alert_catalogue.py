@@ -113,6 +113,52 @@ def test_the_metrics_of_the_catalogue_measure_what_they_say(filled: Warehouse) -
     assert found("monitor_alerts") == [Sample({"monitor_rule": "guardrail"}, 1, 1)]
 
 
+DRIFT = """INSERT INTO drift_results (model, version, window_start, window_end, slice_by, slice, kind, feature, metric,
+    value, n, reference_value, quiet_95, threshold, verdict, message, computed_at) VALUES"""
+MIDNIGHT = START.replace(hour=0, minute=0)
+
+
+def drift_row(feature: str, days: int, ended: float, value: float, verdict: str) -> str:
+    """A window of so many days that ended so many hours before midnight; the metric is the AUC where no feature is."""
+    kind, metric = ("data", "psi") if feature else ("concept", "auc")
+    end = MIDNIGHT - timedelta(hours=ended)
+    times = ", ".join(f"'{one:%Y-%m-%d %H:%M:%S}'" for one in (end - timedelta(days=days), end, end))
+    start, stop, computed = times.split(", ")
+    return (
+        f"('a', '1', {start}, {stop}, '', '', '{kind}', '{feature}', '{metric}', "
+        f"{value}, {days * 100}, 0.8, 0.02, 0.2, '{verdict}', '', {computed})"
+    )
+
+
+@pytest.mark.parametrize("turn", [1, -1])
+def test_each_length_of_a_drift_window_is_judged_by_its_newest_and_the_worst_counts(
+    warehouse: Warehouse, turn: int
+) -> None:
+    rows = [
+        *(drift_row("slow", 28, 24, 0.31, "drift"), drift_row("slow", 1, 24, 0.01, "ok")),
+        drift_row("slow", 1, 5, 0.02, "watch"),
+        *(drift_row("over", 28, 24, 0.03, "ok"), drift_row("over", 1, 48, 0.4, "drift")),
+        *(drift_row("over", 1, 24, 0.04, "ok"), drift_row("over", 28, 48, 0.5, "drift")),
+        *(drift_row("sudden", 28, 24, 0.05, "ok"), drift_row("sudden", 1, 24, 0.6, "drift")),
+        drift_row("last", 28, 7 * 24, 0.45, "drift"),
+        *(drift_row("gone", 28, 9 * 24, 0.7, "drift"), drift_row("gone", 1, 9 * 24, 0.7, "drift")),
+        *(drift_row("", 28, 24, 0.72, "watch"), drift_row("", 1, 24, 0.6, "drift")),
+    ]
+    for row in rows[::turn]:
+        warehouse.command(f"{DRIFT} {row}")
+    sampler = Sampler(warehouse, ReadOnlySql(warehouse.another()), lambda _series, _labels: [])
+    found = sampler.samples(Rule("r", Condition(">", 0), "x", metric="drift"), START)
+    assert sorted((one.labels["feature"], one.value, one.figures["figure"], one.n) for one in found) == [
+        ("", 2, 0.6, 100),
+        ("last", 2, 0.45, 2800),
+        ("over", 0, 0.03, 2800),
+        ("slow", 2, 0.31, 2800),
+        ("sudden", 2, 0.6, 100),
+    ]
+    [fall] = sampler.samples(Rule("r", Condition(">", 0), "x", metric="performance_fall"), START)
+    assert (fall.value, fall.n, fall.figures) == (pytest.approx(0.25), 100, {"figure": 0.6, "reference": 0.8})
+
+
 @pytest.mark.parametrize(
     "name", ["error_share", "refused_share", "late_share", "latency_p99_ms", "seconds_since_prediction"]
 )

@@ -170,6 +170,27 @@ def test_a_day_that_is_over_is_counted_once_and_again_where_rows_came_late(world
     assert world.round(again=(DAY0, DAY0 + DAY))[0].days == 1
 
 
+def test_a_day_whose_rows_are_forgotten_is_not_counted_again(world: World) -> None:
+    ids = world.score(DAY0 + HOUR, 600)
+    world.happen(ids, [1.0, 0.0] * 300, DAY0 + 2 * HOUR)
+    world.now = DAY0 + 2 * DAY + HOUR
+    [found] = world.round()
+    assert (found.days, found.outcome_days) == (1, 1)
+    # As their time to live does, which goes by the block.
+    world.warehouse.command("ALTER TABLE predictions DELETE WHERE toUInt32(substring(request_id, 2)) < 400", {})
+    world.warehouse.command("OPTIMIZE TABLE predictions FINAL")
+    assert world.store.days() == {("m", "1"): {DAY0: 200}}
+    world.happen(ids[500:501], [1.0], world.now)
+    world.now += HOUR
+    [found] = world.round()
+    assert (found.days, found.outcome_days, found.rows) == (0, 0, 0)
+    assert world.figures()[0, "", "size", "psi"]["n"] == 600
+    assert world.figures()[0, "", "", "auc"]["n"] == 600
+    world.score(DAY0 + 2 * HOUR, 401)
+    [found] = world.round()
+    assert (found.days, found.outcome_days, found.rows) == (1, 1, 601)
+
+
 def test_a_shift_is_seen_on_its_day_with_its_feature_its_bins_and_why(world: World) -> None:
     for day in range(3):
         world.score(DAY0 + day * DAY, 1000, shift=0.5 if day == 1 else 0.0)
@@ -223,6 +244,20 @@ def test_outcomes_are_counted_after_the_labels_delay_and_again_where_more_came(w
     world.now += timedelta(hours=1)
     assert (world.round()[0].outcome_days, world.round()[0].outcome_days) == (1, 0)
     assert world.figures()[0, "", "", "auc"]["n"] == 2000
+
+
+def test_an_outcome_that_is_no_number_says_nothing_of_the_model(world: World) -> None:
+    scores = [0.9] * 300 + [0.1] * 300
+    ids = world.score(DAY0 + HOUR, 600, scores=scores)
+    world.happen(ids[:200], [1.0] * 200, DAY0 + 2 * HOUR)
+    world.happen(ids[200:400], [float("nan")] * 100 + [float("inf")] * 100, DAY0 + 2 * HOUR)
+    world.happen(ids[400:], [0.0] * 200, DAY0 + 2 * HOUR)
+    # What was a number first and is none by the last word.
+    world.happen(ids[:50], [float("nan")] * 50, DAY0 + 3 * HOUR)
+    world.now = DAY0 + 2 * DAY + HOUR
+    world.round()
+    found = world.figures("kind = 'concept'")
+    assert (found[0, "", "", "accuracy"]["value"], found[0, "", "", "accuracy"]["n"]) == (1.0, 350)
 
 
 def test_a_model_that_is_worth_less_is_in_drift_while_its_data_are_not(world: World) -> None:
@@ -336,6 +371,43 @@ def test_a_profile_made_of_logged_predictions_finds_no_drift_in_them_and_some_in
         profile_of_window(world.warehouse, "m", "1", DAY0 - 9 * DAY, DAY0 - 8 * DAY)
     with pytest.raises(profiles.ProfileError, match="no category 'planet'"):
         profile_of_window(world.warehouse, "m", "1", DAY0, DAY0 + DAY, sliced_by=("planet",))
+
+
+@pytest.mark.parametrize(
+    ("value", "written"),
+    [
+        (0.0, 0.0),
+        (0.5, 0.5),
+        (0.12345678, 0.123457),
+        (1234567.89123412, 1234567.891234),
+        (-1.7e9 - 0.25, -1.7e9 - 0.25),
+        (2.34567891e-8, 2.34568e-8),
+        (-0.000123456789, -0.000123457),
+        (1e300, 1e300),
+        (5e-324, 5e-324),
+    ],
+)
+def test_a_number_is_written_in_six_digits_however_small_it_is(value: float, written: float) -> None:
+    assert profiles.short(value) == written
+
+
+def test_a_range_is_written_in_six_digits_that_hold_all_of_it() -> None:
+    assert profiles.outward(2.34567891e-8, 0.12345678) == (2.34567e-8, 0.123457)
+    assert profiles.outward(-0.000123456789, 0.0) == (-0.000123457, 0.0)
+    assert profiles.outward(-1234567.89123412, 1e300) == (-1234567.891235, 1e300)
+    # The nearest number below 0.58: times a million it is 580,000.
+    assert profiles.outward(0.5799999999999998, 0.5800000000000001) == (0.579999, 0.580001)
+
+
+def test_a_feature_of_tiny_values_has_bins_that_tell_them_apart(world: World) -> None:
+    tiny = [{"tiny": 2e-8 + one * 1e-11} for one in range(1000)]
+    world.score(DAY0 + HOUR, 1000, features=tiny)
+    body = profile_of_window(world.warehouse, "m", "1", DAY0, DAY0 + DAY)
+    [one] = [one for one in profiles.from_json(body, "m", "1").features if one.axis.name == "tiny"]
+    assert one.axis.bins == 9 + 4
+    assert (one.counts[0], one.counts[-2], one.counts[-1]) == (0, 0, 0)
+    assert np.array(one.counts[1:-2]) == pytest.approx(np.full(10, 100), abs=5)
+    assert one.deviation == pytest.approx(2.88675e-9, rel=1e-5)
 
 
 @pytest.mark.parametrize(
