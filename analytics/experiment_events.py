@@ -16,11 +16,12 @@ from datetime import timedelta
 from typing import Final
 
 from analytics.definitions import Metric, Source
-from analytics.experiment_sql import RUN_COLUMNS, bin_of, moment, sources, units_of, users_of
+from analytics.experiment_sql import CLOCK_SKEW, RUN_COLUMNS, bin_of, moment, sources, units_of, users_of
 
-# An outcome that was logged longer than this before it happened, or before what it is about was scored, has a wrong
-# clock and does not count: so only the log since then need be read, whatever slots are computed together.
-CLOCK_SKEW: Final = timedelta(hours=1)
+# Nothing that is measured is as large as this: such a value is some language's largest number, of 32 bits or of 64, and
+# stands for a missing one. It does not count, as NaN does not: with a square that is not finite no look would be
+# possible. Of values below it even the products of eight are finite.
+ABSURD: Final = 1e38
 _ONE: Final = "1."
 _PREDICTED: Final = {
     "score": "ifNull(p.score, nan)",
@@ -40,8 +41,8 @@ _REPORTED: Final = {
 }
 # A prediction that waits for the outcomes that name it takes as much memory as so many numbers.
 _OF_A_REQUEST: Final = 8
-# What cannot be anything but a number needs no asking.
-_FINITE: Final = frozenset({_ONE, _PREDICTED["latency_ms"], _PREDICTED["error"]})
+# What cannot be anything but a number, and none that is absurd, needs no asking.
+_SURE: Final = frozenset({_ONE, _PREDICTED["latency_ms"], _PREDICTED["error"]})
 _PAIRS: Final = ("yy", "xx", "cc", "dd", "yx", "yc", "yd", "xc", "xd", "cd")
 
 
@@ -55,12 +56,12 @@ class Feed:
 
 @dataclass(frozen=True, slots=True)
 class _Side:
-    """What a metric takes of a feed (y and c, or x and d): the events whose `finite` values are numbers."""
+    """What a metric takes of a feed (y and c, or x and d): events whose `doubtful` values are numbers, none absurd."""
 
     feed: Feed
     aggregate: str
     value: str
-    finite: tuple[str, ...]
+    doubtful: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,12 +146,12 @@ def _sides(metric: Metric) -> list[_Side]:
         ]
     # Both sides are of the same events, so that a ratio of one outcome is a mean over its requests.
     feed = Feed(y.outcome, y.by_request or x.by_request)
-    finite = _doubtful([_value(y), _value(x)])
-    return [_Side(feed, one.aggregate, _value(one), finite) for one in (y, x)]
+    doubtful = _doubtful([_value(y), _value(x)])
+    return [_Side(feed, one.aggregate, _value(one), doubtful) for one in (y, x)]
 
 
 def _doubtful(values: Sequence[str]) -> tuple[str, ...]:
-    return tuple(one for one in dict.fromkeys(values) if one not in _FINITE)
+    return tuple(one for one in dict.fromkeys(values) if one not in _SURE)
 
 
 def _value(source: Source) -> str:
@@ -171,7 +172,7 @@ def _used(metrics: Iterable[Metric]) -> set[str]:
 
 def _gathered(number: int, feed: Feed, metrics: Iterable[Metric]) -> _Gathered:
     mine = [(one, side) for one in metrics for side in _sides(one) if side.feed == feed]
-    values = dict.fromkeys(value for _, side in mine for value in (side.value, *side.finite) if value != _ONE)
+    values = dict.fromkeys(value for _, side in mine for value in (side.value, *side.doubtful) if value != _ONE)
     return _Gathered(
         f"f{number}",
         feed,
@@ -207,10 +208,10 @@ def _kept(gathered: _Gathered, side: _Side, metric: Metric, *, before: bool) -> 
     if gathered.before and not before:
         arrays["mine"] = f"{gathered.name}.mine"
         conditions.append("mine")
-    for value in (side.value, *side.finite):
+    for value in (side.value, *side.doubtful):
         if value != _ONE:
             arrays[f"v{gathered.values.index(value)}"] = f"{gathered.name}.v{gathered.values.index(value)}"
-    conditions += [f"isFinite(v{gathered.values.index(one)})" for one in side.finite]
+    conditions += [f"abs(v{gathered.values.index(one)}) < {ABSURD!r}" for one in side.doubtful]
     first = "t" if side.value == _ONE else f"v{gathered.values.index(side.value)}"
     names = [first, *(one for one in arrays if one != first)]
     return f"arrayFilter(({', '.join(names)}) -> {' AND '.join(conditions)}, {', '.join(arrays[one] for one in names)})"

@@ -17,6 +17,9 @@ from typing import Final
 
 from analytics.definitions import Metric, Source
 
+# An outcome that was logged longer than this before it happened, or before what it is about was scored, has a wrong
+# clock and does not count: so only the log since then need be read, whatever slots are computed together.
+CLOCK_SKEW: Final = timedelta(hours=1)
 BIN_GAMMA: Final = 101 / 99
 _BIN_SHIFT: Final = 1100
 _BIN_LEAST: Final = 1e-9
@@ -28,6 +31,8 @@ _FIRST: Final = " + ".join(f"{2 * at + 1} * cityHash64({one})" for at, one in en
 # Users are picked by a hash, which experiment_exposures keeps: a number is looked up three times as fast as a string.
 # Where two users share one, both are picked: what follows goes by user_id again.
 _USER_HASH: Final = "cityHash64(user_id)"
+# What outcomes that replace each other have in common: where others share it by chance, a slot is computed in vain.
+_SAME_OUTCOME: Final = "cityHash64(name, experiment, user_id, outcome_id)"
 RUN: Final = "experiment = {experiment:String} AND started_at = {started_at:DateTime64(6)} AND grain = {grain:UInt32}"
 RUN_COLUMNS: Final = "{experiment:String}, {started_at:DateTime64(6)}, {grain:UInt32}"
 
@@ -194,8 +199,10 @@ def sealed(metric_key: str, more: str = "1") -> str:
 
 
 def late_outcomes(metrics: Sequence[Metric], places: Sequence[tuple[int, int]]) -> str:
-    """Slots of units about which outcomes have come behind these places of the log.
+    """Slots of units about which outcomes have come behind these places of the log, or were corrected there.
 
+    An outcome that is told again counts with its last word, so a slot in which an earlier word counted is one of them.
+    That word must still be there: of those that were logged on one day (UTC), a merge keeps the last.
     `places`: partition and last known offset of each of the logs {log0:String}, {log1:String} and so on; `names` and
     `since` are parameters.
     """
@@ -206,13 +213,18 @@ def late_outcomes(metrics: Sequence[Metric], places: Sequence[tuple[int, int]]) 
         f"(log = {{log{at}:String}} AND log_partition = {partition} AND log_offset > {offset})"
         for at, (partition, offset) in enumerate(places)
     )
-    new = f"""
-        SELECT user_id, occurred_at FROM outcomes
+    new = f"""outcomes
         WHERE name IN {{names:Array(String)}} AND log_time >= {{since:DateTime64(3)}} AND ({behind or "0"})"""
+    # Picked by user first, which the table's order finds; by a hash then, of which many are held in little memory.
+    words = f"""outcomes
+        WHERE name IN {{names:Array(String)}}
+            AND log_time >= {{started_at:DateTime64(6)}} - {_interval(before + CLOCK_SKEW)}
+            AND user_id IN (SELECT user_id FROM {new}) AND {_SAME_OUTCOME} IN (SELECT {_SAME_OUTCOME} FROM {new})"""
     in_time = f"n.occurred_at BETWEEN k.at - {_interval(before)} AND k.at + {_interval(after)}"
     return f"""
         SELECT DISTINCT toUnixTimestamp(k.slot) AS slot
-        FROM ({new}) AS n INNER JOIN ({units(f"SELECT {_USER_HASH} FROM ({new})")}) AS k ON n.user_id = k.user_id
+        FROM (SELECT user_id, occurred_at FROM {new if any_time else words}) AS n
+        INNER JOIN ({units(f"SELECT {_USER_HASH} FROM {new}")}) AS k ON n.user_id = k.user_id
         WHERE {"1" if any_time else in_time}"""
 
 

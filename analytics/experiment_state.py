@@ -10,7 +10,8 @@
 4. What was computed is sealed: only then does it count.
 
 A look that is broken off is finished by the next; two looks at a time do work twice and harm nothing. However
-predictions and outcomes arrive, the statistics of a slot become those that a computation over all of it would give.
+predictions and outcomes arrive, the statistics of a slot become those that a computation over all of it would give, but
+for one case: see `experiment_sql.late_outcomes`.
 """
 
 from __future__ import annotations
@@ -38,6 +39,8 @@ FOREVER: Final = datetime(2100, 1, 1, tzinfo=UTC)
 # and values, where there is at most an outcome a prediction): 1.2 GB of memory.
 FOLDED_AT_ONCE: Final = 5_000_000
 GATHERED_AT_ONCE: Final = 40_000_000
+# A slot's sums of squares are smaller where no value is absurd: larger ones are an earlier release's, and do not hold.
+IMPOSSIBLE: Final = 1e100
 # Below this part of all slots, to pick their users first costs less than it saves.
 NARROW: Final = 1 / 8
 
@@ -218,6 +221,13 @@ class _Look:
         found: dict[str, dict[int, int]] = {}
         for key, slot, computed in self._query(text):
             found.setdefault(key, {})[slot] = computed
+        impossible = (
+            "SELECT DISTINCT metric_key, toUnixTimestamp(slot), computed FROM experiment_stats "  # noqa: S608
+            f"WHERE {sql.RUN} AND NOT yy + xx + cc + dd < {IMPOSSIBLE!r}"
+        )
+        for key, slot, computed in self._query(impossible):
+            if found.get(key, {}).get(slot) == computed:
+                del found[key][slot]
         return found
 
     def _late(self, looked_before: bool) -> set[int]:

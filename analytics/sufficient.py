@@ -73,7 +73,9 @@ class Mean:
 
     def __post_init__(self) -> None:
         _check("mean", self.n, self.total, self.squares)
-        if self.squares < 0 or self.total**2 > self.n * self.squares * (1 + 1e-9 + self.n * sys.float_info.epsilon):
+        limit = self.n * self.squares
+        # A power that is too large raises OverflowError; a product is infinite.
+        if self.squares < 0 or self.total * self.total > limit * (1 + 1e-9 + self.n * sys.float_info.epsilon):
             raise StatisticError(
                 f"mean: {self.n} values cannot have the sum {self.total} and the sum of squares {self.squares}"
             )
@@ -116,7 +118,7 @@ class Ratio:
         Mean(self.n, self.numerator, self.numerator_squares)
         Mean(self.n, self.denominator, self.denominator_squares)
         limit = self.numerator_squares * self.denominator_squares
-        if self.cross**2 > limit * (1 + 1e-9 + self.n * sys.float_info.epsilon):
+        if self.cross * self.cross > limit * (1 + 1e-9 + self.n * sys.float_info.epsilon):
             raise StatisticError(f"ratio: the cross product {self.cross} is larger than the squares allow")
 
     def __add__(self, other: Self) -> Ratio:
@@ -169,7 +171,7 @@ class Covaried:
         if self.outcome.n != self.covariate.n:
             raise StatisticError(f"covariate: {self.covariate.n} units, but {self.outcome.n} outcomes")
         limit = self.outcome.squares * self.covariate.squares
-        if self.cross**2 > limit * (1 + 1e-9 + self.n * sys.float_info.epsilon):
+        if self.cross * self.cross > limit * (1 + 1e-9 + self.n * sys.float_info.epsilon):
             raise StatisticError(f"covariate: the cross product {self.cross} is larger than the squares allow")
 
     def __add__(self, other: Self) -> Covaried:

@@ -236,6 +236,34 @@ def test_one_broken_plan_does_not_keep_the_others_from_their_looks(world: World)
     assert job.run(only="unknown") == []
 
 
+@pytest.mark.parametrize(("value", "counts"), [(1.797e308, False), (9.9e37, True), (-9.9e37, True)])
+def test_one_absurd_outcome_keeps_nobody_from_a_look(world: World, value: float, counts: bool) -> None:
+    metrics = [
+        {"name": "spent", "kind": "mean", "outcome": "bought", "window": "2h"},
+        {"name": "before", "kind": "mean", "outcome": "bought", "window": "2h", "covariate_window": "5h"},
+        {
+            "name": "basket",
+            "kind": "ratio",
+            "numerator": {"outcome": "bought"},
+            "denominator": {"outcome": "basket"},
+            "window": "2h",
+            "covariate_window": "5h",
+        },
+        {"name": "median", "kind": "quantile", "outcome": "bought", "percentile": 50, "window": "2h"},
+    ]
+    people(world, 0, 600)
+    world.happen(*[Happened(f"u{number}", number / 10 + 1, 2.0, name="basket") for number in range(600)])
+    world.happen(*[Happened(f"u{number}", number / 10 - 1, 1.0) for number in range(100, 600)])
+    hours = (9, 11)
+    world.happen(*[Happened("u100", hour, value, name=name) for hour in hours for name in ("bought", "basket")])
+    plan = Plan(definition(*metrics, test={"kind": "always-valid"})).start(DAY0)
+    [done] = job_of(world, plan, hours=24.5).run()
+    assert (done.look, done.error) == (1, "")
+    found = {one.metric: one for one in ExperimentStore(world.warehouse).sums(plan, at(24)) if one.variant == "a"}
+    # Eleven of those whose windows have closed bought, and u100 is one of them.
+    assert found["spent"].y == (value if counts else 11.0)
+
+
 def test_a_look_can_be_forced_and_is_a_look_like_any_other(world: World) -> None:
     people(world, 0, 600)
     job = job_of(world, plan_of(), hours=30.5)

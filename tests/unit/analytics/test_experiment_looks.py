@@ -143,6 +143,55 @@ def test_values_that_are_no_numbers_do_not_count(world: World) -> None:
     assert (found.n, found.events, found.y) == (1, 1, 2.0)
 
 
+@pytest.mark.parametrize("value", [1.797e308, -1.797e308, 1e151, 3.4e38, -1e38, float("inf"), float("nan")])
+def test_a_value_larger_than_anything_measured_does_not_count_wherever_it_enters(world: World, value: float) -> None:
+    plan = started(
+        definition(
+            {"name": "spent", "kind": "mean", "outcome": "bought", "window": "2h", "covariate_window": "2h"},
+            {
+                "name": "share",
+                "kind": "ratio",
+                "numerator": {"outcome": "bought"},
+                "denominator": {"outcome": "basket"},
+                "window": "2h",
+                "covariate_window": "2h",
+            },
+            {
+                "name": "each",
+                "kind": "ratio",
+                "numerator": {"outcome": "bought"},
+                "denominator": {"outcome": "bought", "value": "one"},
+                "window": "2h",
+            },
+            {"name": "capped", "kind": "mean", "outcome": "bought", "window": "2h", "cap_value": 4},
+            {"name": "score", "kind": "mean", "prediction": "score", "window": "2h"},
+            {"name": "off", "kind": "mean", "source": {"outcome": "label", "value": "absolute_error"}, "window": "2h"},
+        )
+    )
+    world.see(Seen("u", 2.0, "a", "r1", 0.25), Seen("u", 2.1, "a", "r2", value), Seen("v", 2.0, "a", "r3", 0.5))
+    world.happen(
+        *[Happened("u", hours, value, name=name) for name in ("bought", "basket") for hours in (1.0, 3.0)],
+        *[Happened("u", 1.0, 2.0), Happened("u", 3.0, 3.0), Happened("v", 3.0, 5.0)],
+        *[Happened("u", 3.0, 8.0, name="basket"), Happened("u", 1.0, 4.0, name="basket")],
+        Happened("u", 3.0, 1.0, name="label", request="r1"),
+        Happened("u", 3.1, 1.0, name="label", request="r2"),
+        Happened("v", 3.0, value, name="label", request="r3"),
+    )
+    found = look(world, plan, 20)
+    kept = {name: found[name, "a"] for name in ("spent", "share", "each", "capped", "score", "off")}
+    assert {name: (one.n, one.events) for name, one in kept.items()} == dict.fromkeys(kept, (2, 2)) | {"off": (2, 1)}
+    assert [(one.y, one.yy) for one in kept.values()] == [
+        *[(8.0, 34.0)] * 3,
+        (7.0, 25.0),
+        (0.75, 0.3125),
+        (0.75, 0.5625),
+    ]
+    assert (kept["spent"].c, kept["spent"].cc, kept["spent"].yc) == (2.0, 4.0, 6.0)
+    ratio = kept["share"]
+    assert (ratio.x, ratio.xx, ratio.c, ratio.d, ratio.yx, ratio.cd) == (8.0, 64.0, 2.0, 4.0, 24.0, 8.0)
+    assert (kept["each"].x, kept["each"].xx) == (2.0, 2.0)
+
+
 def test_a_percentile_cap_is_that_of_both_arms_together(world: World) -> None:
     metric = {"name": "spent", "kind": "mean", "outcome": "bought", "window": "2h", "cap_percentile": 90}
     plan = started(definition(metric))

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 from chdb_home import fresh_warehouse
-from experiment_runs import METRICS, SUMS, look, random_world, started, sums
+from experiment_runs import METRICS, SUMS, counted, look, random_world, started, sums
 from experiment_world import Happened, Seen, World, at, definition, expected
 
 from analytics import experiment_state
@@ -252,6 +252,65 @@ def test_an_outcome_that_names_the_request_of_another_user_does_not_count_howeve
     world.happen(Happened("u4", 4.6, 1.0, name="late", request="r4", arrives=29.5))
     found_is_expected(world, plan, 31)
     assert sums(world, plan, 31)["calls", "a"].events == 2
+
+
+def test_an_outcome_that_is_corrected_to_a_time_outside_its_window_is_taken_back(world: World) -> None:
+    plan = started(definition())
+    world.see(*[Seen(f"u{number}", 0.5, "ab"[number % 2]) for number in range(100)])
+    world.happen(*[Happened(f"u{number}", 1.5, id=f"o{number}") for number in range(100)])
+    assert counted(look(world, plan, 10)) == [(50, 50.0), (50, 50.0)]
+    world.happen(*[Happened(f"u{number}", 7.5, id=f"o{number}", arrives=30) for number in range(100)])
+    assert advance(world.warehouse, plan, at(31)).late == 1
+    assert counted(sums(world, plan, 31)) == [(50, 0.0), (50, 0.0)]
+
+
+def test_an_outcome_that_is_corrected_to_a_time_long_before_its_covariate_window_is_taken_back(world: World) -> None:
+    plan = started(
+        definition({"name": "bought", "kind": "mean", "outcome": "bought", "window": "2h", "covariate_window": "3h"})
+    )
+    world.see(Seen("u", 5.5, "a"))
+    world.happen(Happened("u", 4.5, 6.0, id="o"))
+    assert look(world, plan, 10)["bought", "a"].c == 6.0
+    world.happen(Happened("u", 1.5, 6.0, id="o", arrives=30))
+    assert look(world, plan, 31)["bought", "a"].c == 0.0
+
+
+def test_outcomes_outside_of_windows_that_take_nothing_back_change_no_slot(world: World) -> None:
+    plan = started(definition(METRICS[0], {**METRICS[1], "name": "other", "outcome": "other"}))
+    world.see(Seen("u", 0.5, "a"), Seen("v", 1.5, "b"), Seen("w", 40.5, "b"))
+    world.happen(Happened("u", 1.5, id="o"), Happened("v", 9.5, id="p"))
+    advance(world.warehouse, plan, at(10))
+    world.happen(
+        Happened("u", 29.0, id="new"),
+        Happened("u", 29.0, id="p"),
+        Happened("v", 29.0, id="o"),
+        Happened("v", 29.0, id="p"),
+        Happened("u", 29.0, id="o", name="other"),
+        Happened("u", 29.0, id="o", experiment=""),
+    )
+    done = advance(world.warehouse, plan, at(30))
+    assert (done.late, set(done.computed.values())) == (0, {0})
+
+
+def test_sums_that_an_earlier_release_made_of_an_absurd_outcome_are_made_anew_once(world: World) -> None:
+    plan = started(definition(METRICS[0], {"name": "spent", "kind": "mean", "outcome": "bought", "window": "2h"}))
+    world.see(Seen("u", 0.5, "a"), Seen("v", 1.5, "b"))
+    world.happen(Happened("u", 1.0), Happened("v", 2.0, 3.0), Happened("v", 2.0, 1e200))
+    advance(world.warehouse, plan, at(20), clock=lambda: 6)
+    key = plan.definition.metric_key(plan.definition.metrics[1])
+    for table, columns, numbers in (
+        ("experiment_stats", ", metric, variant, n, events, y, yy", ", 'spent', 'b', 1, 2, 1e200, inf"),
+        ("experiment_sealed", "", ""),
+    ):
+        world.warehouse.command(
+            f"INSERT INTO {table} (experiment, started_at, grain, metric_key, slot, computed{columns}) "
+            f"SELECT 'exp', toDateTime64({at(0).timestamp():.6f}, 6), 3600, '{key}', "
+            f"toDateTime({int(at(1).timestamp())}, 'UTC'), 7{numbers}"
+        )
+    assert sums(world, plan, 20)["spent", "b"].yy == float("inf")
+    assert advance(world.warehouse, plan, at(21)).computed == {"bought": 0, "spent": 1}
+    assert sums(world, plan, 21)["spent", "b"].yy == 9.0
+    assert advance(world.warehouse, plan, at(22)).computed == {"bought": 0, "spent": 0}
 
 
 def test_a_mean_of_no_events_is_0_and_not_no_number(world: World) -> None:
