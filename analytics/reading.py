@@ -207,12 +207,13 @@ class _Look:
 
     def _looks(self) -> list[tuple[int, datetime, list[float | None]]]:
         """Number, time and the variants' fractions of all looks, this one the last."""
-        looks = [
-            (one.number, one.looked_at, [arm.fraction if arm else None for arm in arms])
-            for one in self._past
-            for arms in [[one.arms.get((self._main.name, variant)) for variant in self._variants]]
-        ]
-        return [*looks, (self._number, self._at, self._fractions())]
+
+        def fractions(one: Record) -> list[float | None]:
+            arms = [one.arms.get((self._main.name, variant)) for variant in self._variants]
+            return [arm.fraction if arm else None for arm in arms]
+
+        before = [(one.number, one.looked_at, fractions(one)) for one in self._past]
+        return [*before, (self._number, self._at, self._fractions())]
 
     def _end(self) -> int | None:
         """The look that ended a test with a planned end: none after it changes what was found."""
