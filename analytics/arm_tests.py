@@ -209,7 +209,8 @@ def guarded(seen: Sequence[Seen], metric: Metric, guardrail: Guardrail, test: Pr
             look = look_of(one.effect, guardrail.margin.size, scale=scale, higher_is_better=upwards)
         except UndefinedError:
             continue
-        least = at_margin(one.effect, guardrail.margin.size, scale, upwards) if metric.kind == "proportion" else 0.0
+        counted = metric.kind in ("proportion", "mean")
+        least = at_margin(one.effect, guardrail.margin.size, scale, upwards) if counted else 0.0
         known = 1 / max(1 / look.information, least)
         if not looks:
             # What it is tuned for was reckoned by the same variance.
@@ -230,7 +231,7 @@ def guarded(seen: Sequence[Seen], metric: Metric, guardrail: Guardrail, test: Pr
 
 
 def at_margin(found: Effect, margin: float, scale: Scale, upwards: bool) -> float:
-    """The variance of a difference of proportions if the variant were as bad as the margin allows; 0: its own will do.
+    """The variance of a difference of shares if the variant were as bad as the margin allows; 0: its own will do.
 
     Where few units of the variant have an event (or have none) its own is too small to say that the margin holds
     (Farrington and Manning 1990).

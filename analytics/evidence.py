@@ -24,7 +24,7 @@ from analytics.sufficient import Covaried, CovariedRatio, Mean, Proportion, Quan
 
 # Tests by the normal distribution need some units: with fewer in an arm a look judges nothing.
 LEAST_UNITS: Final = 50
-# With fewer events, or fewer units without one, the variance of a proportion follows its own errors too closely.
+# With fewer events, or fewer units without one, the variance of an arm follows its own errors too closely.
 FEW_EVENTS: Final = 30
 
 
@@ -61,9 +61,15 @@ class ArmData:
         found = effect(*arms)
         if found.variance <= 0:
             raise UndefinedError("every unit has the same value: there is no variance to test against")
-        if any(_is_rare(one) or _constant(one) is not None for one in arms):
+        if self._is_rare() or any(_constant(one) is not None for one in arms):
             found = replace(found, variance=max(found.variance, alike_variance(found)))
         return found
+
+    def _is_rare(self) -> bool:
+        """Whether units have 0 or 1, and hardly any of an arm, or nearly all, have a 1."""
+        return self.metric.kind in ("proportion", "mean") and any(
+            one.y == one.yy and min(one.y, one.n - one.y) < FEW_EVENTS for one in (self.control, self.variant)
+        )
 
 
 def alike_variance(found: Effect) -> float:
@@ -170,11 +176,6 @@ def nothing_differs(data: ArmData, margin: float, alpha: float) -> str | None:
     if share < 1 and data.variant.n * math.log1p(-share) > math.log(alpha):
         return None
     return f"all units of both arms have the value {values[0]:.4g}"
-
-
-def _is_rare(one: Statistic) -> bool:
-    """Whether it is a proportion that hardly anybody, or nearly everybody, is counted in."""
-    return isinstance(one, Proportion) and min(one.successes, one.n - one.successes) < FEW_EVENTS
 
 
 def _constant(one: Statistic) -> float | None:

@@ -35,10 +35,13 @@ def test_a_small_arm_without_an_event_is_no_better(
     assert one.fraction < 0.5
 
 
+@pytest.mark.parametrize("metric", [{"kind": "proportion"}, {"kind": "mean"}, {"covariate_window": "1d"}])
 @pytest.mark.parametrize("kind", ["group-sequential", "always-valid"])
-def test_alike_arms_of_which_one_is_small_are_not_told_apart_by_their_rare_events(kind: str) -> None:
+def test_alike_arms_of_which_one_is_small_are_not_told_apart_by_their_rare_events(
+    kind: str, metric: dict[str, str]
+) -> None:
     """A hundred experiments of 19 users in 20 in the control; in the variant an event every other day or so."""
-    plan, rng = plan_of(kind, RARE), np.random.default_rng(20_260_302)
+    plan, rng = plan_of(kind, {**RARE, **metric}), np.random.default_rng(20_260_302)
     wrong = 0
     for _ in range(100):
         a, b = (np.cumsum(rng.binomial(n, 0.004, DAYS)) for n in (1900, 100))
@@ -51,10 +54,11 @@ def test_alike_arms_of_which_one_is_small_are_not_told_apart_by_their_rare_event
     assert wrong <= 8
 
 
+@pytest.mark.parametrize("kind", ["proportion", "mean"])
 @pytest.mark.parametrize(("n", "verdict"), [(80, "open"), (3000, "safe")])
-def test_a_guardrail_of_rare_events_does_not_hold_because_a_few_had_none(n: int, verdict: str) -> None:
+def test_a_guardrail_of_rare_events_does_not_hold_because_a_few_had_none(n: int, verdict: str, kind: str) -> None:
     """With 3 in 100, two more than the margin allows, none of 80 has one in one case of twelve."""
-    plan = plan_of("always-valid", BOUGHT, RARE, guardrails=[{"metric": "failed", "margin": 0.01}])
+    plan = plan_of("always-valid", BOUGHT, {**RARE, "kind": kind}, guardrails=[{"metric": "failed", "margin": 0.01}])
     for quiet in (1, n // 13):
         some = summed(
             counts("bought", a=(19 * n, 19 * n // 10), b=(n, n // 10)), counts("failed", a=(19 * n, quiet), b=(n, 0))
