@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -61,7 +62,10 @@ def ticks(low: float, high: float, most: int = 6) -> tuple[float, ...]:
     """Multiples of 1, 2 or 5 times a power of ten within low..high, at most `most` of them."""
     if not (math.isfinite(low) and math.isfinite(high)) or high <= low or most < 1:
         return ()
-    power = math.floor(math.log10((high - low) / most))
+    apart = (high - low) / most
+    if apart < sys.float_info.min:  # numbers so small have no digits left to be round in
+        return ()
+    power = math.floor(math.log10(apart))
     for step in (one * 10.0**exponent for exponent in range(power, power + 3) for one in (1.0, 2.0, 5.0)):
         first, last = math.ceil(low / step - 1e-9), math.floor(high / step + 1e-9)
         if last - first < most:

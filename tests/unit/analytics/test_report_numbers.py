@@ -6,7 +6,7 @@ import math
 from datetime import UTC, datetime, timedelta
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from analytics import report_numbers as numbers
@@ -80,6 +80,8 @@ def test_times_and_effects_are_in_words() -> None:
 
 
 @given(FINITE, FINITE, st.integers(1, 12))
+@example(0.0, 5e-324, 1)
+@example(0.0, 3e-308, 1)
 def test_ticks_are_round_ascending_within_and_not_too_many(one: float, other: float, most: int) -> None:
     low, high = min(one, other), max(one, other)
     marks = ticks(low, high, most)
