@@ -233,28 +233,25 @@ class Device:
                 self._lender = threading.get_ident()
         try:
             yield
-        except BaseException:
-            self._take_back(lent)
-            raise
-        until = monotonic() + SHORT_SECONDS
-        while lent and (work := self._next_here(until)) is not None:
-            self._do(work, here=True)
-
-    def _take_back(self, lent: bool) -> None:
-        with self._wake:
+            until = monotonic() + SHORT_SECONDS
+            while lent and (work := self._next_here(until)) is not None:
+                self._do(work, here=True)
+        finally:
             if lent:
-                self._lender = None
-                self._wake.notify()
+                with self._wake:
+                    self._lender = None
+                    # With nothing to do no thread is woken, which is what this spares.
+                    if any(lane.rows for lane in self._lanes.values()):
+                        self._wake.notify()
 
     def _next_here(self, until: float) -> _Work | None:
-        """What the thread that lends itself may run until then; with nothing of the kind the others go on."""
+        """What the thread that lends itself may run until then."""
         with self._wake:
             now = monotonic()
             if now < until and not self._running and not self._stopping:
                 choice, _ = self._chooser.choose(now, device_free=True)
                 if choice is not None and choice.is_short:
                     return self._taken(choice)
-        self._take_back(lent=True)
         return None
 
     def _run(self) -> None:

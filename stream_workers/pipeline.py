@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from time import monotonic
 from typing import Any, Final, Literal
 
@@ -80,10 +81,12 @@ class Pipeline:
         health: Health,
         metrics: WorkerMetrics,
         on_assigned: Callable[[], None] = lambda: None,
+        around_few: Callable[[], AbstractContextManager[None]] = nullcontext,
         between_polls: Callable[[], None] = lambda: None,
     ) -> None:
-        """`held_back`: whether too much is under way to take more. `between_polls`: called after a poll of a few
-        records, to wait for milliseconds where more of them at once do as well, or where others are to go first.
+        """`held_back`: whether too much is under way to take more. `around_few`: within it a poll of a few records is
+        taken. `between_polls`: called after one, to wait for milliseconds where more of them at once do as well, or
+        where others are to go first.
 
         `on_assigned` is called when partitions came, before anything of them is read; it must not take long.
         """
@@ -98,6 +101,7 @@ class Pipeline:
         self._health = health
         self._metrics = metrics
         self._on_assigned = on_assigned
+        self._around_few = around_few
         self._between_polls = between_polls
         self._paused: bool | None = False
         self._room = Room()
@@ -139,9 +143,12 @@ class Pipeline:
                 messages = self._poll()
                 # A rebalance within the poll may have halted the ledger: these are read again with the others.
                 if messages and not self._ledger.halted:
-                    self._take(messages)
                     if len(messages) < FEW:
+                        with self._around_few():
+                            self._take(messages)
                         self._between_polls()
+                    else:
+                        self._take(messages)
                 self._tell_lag()
             if not committer.drain(DRAIN_SECONDS, self._errands.run):
                 log.warning("%s: what was in flight is left to be done again", self._name)

@@ -18,12 +18,12 @@ import logging
 import threading
 import time
 import uuid
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import replace
 from typing import Any, Final
 
-from confluent_kafka import Consumer, Message
+from confluent_kafka import Consumer
 
 from models.batching import BatchLimits
 from models.catalog import Catalog
@@ -44,7 +44,7 @@ from stream_workers.intake import RequestIntake
 from stream_workers.ledger import Ledger
 from stream_workers.ops import Health, WorkerMetrics
 from stream_workers.outputs import OnGivenUp
-from stream_workers.pipeline import FEW, Pipeline, PipelineError
+from stream_workers.pipeline import Pipeline, PipelineError
 from stream_workers.publish import Publisher
 from stream_workers.replies import ReplySender, ReplyTopics
 from stream_workers.scoring_clients import ScoringClients, WorkerStartError
@@ -279,12 +279,9 @@ class ScoringWorker:
         def held_back() -> bool:
             return ledger.uncommitted_bytes > self._config.max_bytes_in_flight
 
-        def take(messages: Sequence[Message]) -> None:
-            # A backlog is worth a thread of its own beside the next poll.
-            with self._device.lent() if len(messages) < FEW else nullcontext():
-                intake.take(messages)
-
-        return self._pipeline("requests", consumer, self._config.topics.requests, ledger, take, replies, held_back)
+        return self._pipeline(
+            "requests", consumer, self._config.topics.requests, ledger, intake.take, replies, held_back
+        )
 
     def _bulk_pipeline(self) -> tuple[Pipeline, Committer]:
         consumer = self._clients.bulk()
@@ -343,6 +340,7 @@ class ScoringWorker:
             health=self._health,
             metrics=self._metrics,
             on_assigned=(lambda: None) if bulk else self._catch_up,
+            around_few=nullcontext if bulk else self._device.lent,
             between_polls=GivingWay(lambda: self._device.asked_at) if bulk else self._device.let_gather,
         )
         committer = Committer(

@@ -5,18 +5,15 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from pathlib import Path
 from time import monotonic
 from typing import Any
 
 import numpy as np
 import pytest
-from onnx_models import lookup
 from worker_pieces import requests
 
 from models.batching import BatchLimits
 from models.loading import LoadedModel
-from models.registry import ModelStore
 from stream_workers.device import Device
 from stream_workers.errands import Errands
 from stream_workers.lanes import LaneKey
@@ -25,14 +22,6 @@ from stream_workers.ops import Health, WorkerMetrics, new_registry
 from stream_workers.pipeline import FEW, Pipeline
 
 LONG = 60.0
-
-
-@pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory) -> LoadedModel:
-    folder = tmp_path_factory.mktemp("models")
-    store = ModelStore(folder / "store")
-    store.add_onnx("m", "1", lookup(Path(folder / "lookup.onnx")))
-    return LoadedModel.load(store, "m", "1", "cpu")
 
 
 class Gate:
@@ -177,10 +166,18 @@ def test_a_poll_of_many_records_or_of_none_is_followed_by_the_next_at_once() -> 
     stop = threading.Event()
     calls: list[str] = []
     consumer: Any = Polls(stop, [1, FEW - 1, FEW, 0, 2])
+
+    @contextmanager
+    def around() -> Iterator[None]:
+        calls.append("few:")
+        yield
+        calls.append("done")
+
     pipeline = Pipeline(
         "requests", consumer, ["t"], Ledger(), lambda taken: calls.append(f"take {len(taken)}"), Errands(),
         max_poll=99, held_back=lambda: False, health=Health(), metrics=WorkerMetrics(new_registry(), "w"),
-        between_polls=lambda: calls.append("gather"),
+        around_few=around, between_polls=lambda: calls.append("gather"),
     )  # fmt: skip
     pipeline.run(stop, NoCommits())  # type: ignore[arg-type]
-    assert calls == ["take 1", "gather", f"take {FEW - 1}", "gather", f"take {FEW}", "take 2", "gather"]
+    few = [["few:", f"take {count}", "done", "gather"] for count in (1, FEW - 1, 2)]
+    assert calls == [*few[0], *few[1], f"take {FEW}", *few[2]]

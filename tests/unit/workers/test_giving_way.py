@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from test_gathering import LONG, model, running
+from test_gathering import LONG, running
 from worker_pieces import requests
 
 from models.batching import BatchLimits
@@ -26,7 +26,6 @@ from stream_workers.ops import Health, WorkerMetrics, new_registry
 from stream_workers.scoring import ScoringWorker
 from stream_workers.scoring_config import ScoringConfig
 
-__all__ = ["model"]
 # Seconds of the processor.
 SPELL = 0.01
 

@@ -5,17 +5,14 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from onnx_models import lookup
 from worker_pieces import requests
 
 from models.batching import BatchLimits
 from models.loading import LoadedModel
-from models.registry import ModelStore
 from stream_workers.choosing import SHORT_SECONDS
 from stream_workers.device import Device
 from stream_workers.lanes import LaneKey
@@ -24,12 +21,10 @@ KEY = LaneKey("m", "1")
 OTHER = LaneKey("m", "1", "e", "treatment")
 
 
-@pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory) -> LoadedModel:
-    folder = tmp_path_factory.mktemp("models")
-    store = ModelStore(folder / "store")
-    store.add_onnx("m", "1", lookup(Path(folder / "lookup.onnx")))
-    return LoadedModel.load(store, "m", "1", "cpu")
+@pytest.fixture(autouse=True)
+def patient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """However busy the machine is, the time in which the thread that brings requests looks for more is not over."""
+    monkeypatch.setattr("stream_workers.device.SHORT_SECONDS", 60.0)
 
 
 class Witness:
@@ -94,6 +89,19 @@ def test_a_short_run_is_run_and_published_by_who_brings_it(model: LoadedModel) -
     assert sink.ran == sink.published == [me] * 3
 
 
+def test_no_other_thread_is_woken_for_a_run_that_leaves_nothing(
+    model: LoadedModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sink, woken = Witness(), []
+    with started() as device:
+        monkeypatch.setattr(device._wake, "notify", lambda *_: woken.append(threading.current_thread().name))
+        with device.lent():
+            submit(device, model, sink)
+        assert sink.done.is_set()
+        assert woken == []
+        monkeypatch.undo()
+
+
 def test_what_one_poll_brings_for_two_lanes_is_all_run_there(model: LoadedModel) -> None:
     sink, me = Witness(), threading.current_thread().name
     with started() as device:
@@ -114,6 +122,18 @@ def test_a_run_that_is_long_or_unknown_is_not_waited_for(model: LoadedModel, tak
         assert sink.began.wait(20)
         assert not sink.ran
         sink.go.set()
+        assert sink.done.wait(20)
+    assert sink.ran == ["device-0"]
+
+
+def test_what_is_left_when_the_time_is_over_is_run_by_the_device(
+    model: LoadedModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("stream_workers.device.SHORT_SECONDS", 0.0)
+    sink = Witness()
+    with started() as device:
+        with device.lent():
+            submit(device, model, sink)
         assert sink.done.wait(20)
     assert sink.ran == ["device-0"]
 
