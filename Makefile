@@ -4,6 +4,9 @@ SHELL := /bin/bash
 .DEFAULT_GOAL := help
 .PHONY: help install demo test faults check format bench swaps simulate drift-flights constraints clean distclean
 
+# Where it is set every process compiles every module it imports: a monitor took 1.7 s to import instead of 0.7.
+unexport PYTHONDONTWRITEBYTECODE
+
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV := .venv
 BIN := $(VENV)/bin
