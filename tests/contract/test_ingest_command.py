@@ -4,28 +4,22 @@ from __future__ import annotations
 
 import json
 import os
-import socket
 import subprocess
 import sys
 from pathlib import Path
 
-import httpx
 import pytest
 from ingest_kafka import committed, send
 from prediction_batches import batch
+from service_process import ServiceProcess
 from waiting import until
 
-from penstock.brokers import LocalBroker
+from penstock.brokers import LocalBroker, free_port
+from penstock.child import spawn
 from schemas.topics import Topics
 
 ROOT = Path(__file__).parent.parent.parent
 pytestmark = [pytest.mark.kafka]
-
-
-def free_port() -> int:
-    with socket.socket() as one:
-        one.bind(("127.0.0.1", 0))
-        return int(one.getsockname()[1])
 
 
 def test_the_process_fills_answers_and_stops_cleanly(broker: LocalBroker, topics: Topics, tmp_path: Path) -> None:
@@ -41,18 +35,10 @@ def test_the_process_fills_answers_and_stops_cleanly(broker: LocalBroker, topics
     }
     penstock = [sys.executable, "-m", "penstock"]
     send(broker.address, topics.predictions, [batch(number) for number in range(20)])
-    log = (tmp_path / "log").open("w+")
-    ingest = subprocess.Popen([*penstock, "ingest"], env=environment, stderr=log, cwd=tmp_path)
+    log = tmp_path / "log"
+    ingest = ServiceProcess(spawn([*penstock, "ingest"], log, env=environment, cwd=tmp_path), port, log)
     try:
-
-        def ready() -> bool:
-            assert ingest.poll() is None, (tmp_path / "log").read_text()[-2000:]
-            try:
-                return httpx.get(f"http://127.0.0.1:{port}/readyz").status_code == 200
-            except httpx.TransportError:
-                return False
-
-        until(ready, 40, "ingest did not become ready")
+        ingest.await_ready()
         wanted = dict.fromkeys(range(4), 5)
         until(lambda: committed(broker.address, "penstock-ingest", topics.predictions) == wanted, 40, "no progress")
         question = "SELECT count() AS n, uniqExact(request_id) AS u FROM predictions"
@@ -61,10 +47,7 @@ def test_the_process_fills_answers_and_stops_cleanly(broker: LocalBroker, topics
         )
         assert done.returncode == 0, done.stderr
         assert json.loads(done.stdout)["rows"] == [[60, 60]]
-        metrics = httpx.get(f"http://127.0.0.1:{port}/metrics").text
-        assert 'penstock_ingest_rows_total{table="predictions"} 60.0' in metrics
+        assert ingest.metric("penstock_ingest_rows_total", table="predictions") == 60.0
     finally:
-        ingest.terminate()
-        assert ingest.wait(30) == 0
-        log.close()
-    assert '"message": "stopped"' in (tmp_path / "log").read_text()
+        assert ingest.stop() == 0, log.read_text()
+    assert '"message": "stopped"' in log.read_text()

@@ -73,7 +73,7 @@ def test_a_driver_and_a_worker_that_are_killed_stop_nothing(world: World) -> Non
         world.rollouts.begin("kills", "2", QUICK)
         begun = world.until("kills", lambda one: one.step == 0)
         world.monitor.kill()
-        world.monitor = world.start_monitor()
+        world.monitor = world.start_monitor().await_ready()
         on = world.until("kills", lambda one: one.step == 1)
         assert (on.salt, on.started, on.passed[0].share) == (begun.salt, begun.started, 0.4)
         world.scene.workers[1].process.kill()
