@@ -32,14 +32,20 @@ class ServiceProcess:
         except OSError:
             return 0, ""
 
+    def await_alive(self, seconds: float = 60.0) -> Self:
+        """Return once it answers on its port: all that starts a process is behind it, whatever it still waits for."""
+        return self._await("/healthz", seconds)
+
     def await_ready(self, seconds: float = 60.0) -> Self:
         """Return once /readyz says 200."""
+        return self._await("/readyz", seconds)
 
-        def ready() -> bool:
+    def _await(self, path: str, seconds: float) -> Self:
+        def well() -> bool:
             assert self.process.poll() is None, self.log.read_text()
-            return self.get("/readyz")[0] == 200
+            return self.get(path)[0] == 200
 
-        until(ready, seconds, lambda: f"not ready: {self.get('/readyz')} {self.log.read_text()}")
+        until(well, seconds, lambda: f"{path} does not say 200: {self.get(path)} {self.log.read_text()}")
         return self
 
     def metric(self, name: str, **labels: str) -> float:
