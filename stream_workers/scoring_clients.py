@@ -30,7 +30,7 @@ BULK_WAIT_MS: Final = 500
 # How much a fetch brings, and waits here. A larger answer is mapped anew each time, and every page of it faults.
 # Requests are scored no faster for reading further ahead, and take more memory: librdkafka fetches as much as may wait,
 # or `message.max.bytes` where an operator sets that to more. Kafka sends a larger record all the same.
-BULK_AHEAD: Final[Mapping[str, int]] = {"fetch.max.bytes": 2 * MAX_MESSAGE_BYTES}
+BULK_FETCH_BYTES: Final = 2 * MAX_MESSAGE_BYTES
 REQUESTS_AHEAD: Final[Mapping[str, int]] = {"queued.max.messages.kbytes": 4 << 10}
 ASK_SECONDS: Final = 5.0
 # How long the worker waits for Kafka and its topics before it says what is missing and ends.
@@ -83,7 +83,10 @@ class ScoringClients:
 
     def bulk(self) -> Consumer:
         """The member of the group that scores bulk."""
-        return self._consumer(f"{self._config.group}-bulk", BULK_WAIT_MS, BULK_AHEAD)
+        group = f"{self._config.group}-bulk"
+        # librdkafka refuses a consumer that fetches less at once than a record may have.
+        largest = int(self._config.consumer(group).get("message.max.bytes", 0))
+        return self._consumer(group, BULK_WAIT_MS, {"fetch.max.bytes": max(BULK_FETCH_BYTES, largest)})
 
     def control(self) -> dict[str, Any]:
         """The properties of a consumer that follows control."""

@@ -138,16 +138,18 @@ def write(document: dict[str, Any], folder: Path, candidates: Sequence[Candidate
     return written
 
 
-def goals_in(file: Path) -> list[dict[str, Any]]:
-    """The goals of a document that `write` wrote. Raises OSError and ValueError for a file that is none."""
+def goals_before(place: Path) -> list[dict[str, Any]]:
+    """The goals of a document that `write` wrote; of a folder those of all of its documents, the latest last.
+
+    A run may be of some works only. Raises OSError, and ValueError for a file that is none.
+    """
+    files = sorted(place.glob("*-peers.json")) if place.is_dir() else [place]
+    return [goal for file in files for goal in _goals_in(file)]
+
+
+def _goals_in(file: Path) -> list[dict[str, Any]]:
     document = json.loads(file.read_text())
     goals = document.get("goals") if isinstance(document, dict) else None
     if not isinstance(goals, list):
         raise ValueError("it is no document of `penstock bench peers`")
     return goals
-
-
-def latest(folder: Path) -> Path | None:
-    """The last committed document of a comparison, None where there is none."""
-    found = sorted(folder.glob("*-peers.json"))
-    return found[-1] if found else None

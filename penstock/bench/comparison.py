@@ -60,7 +60,10 @@ def goals_of(work: str, rates: Rates, of: str, limits: Mapping[str, float], show
 
 
 def regressions(fresh: Iterable[Mapping[str, Any]], committed: Iterable[Mapping[str, Any]]) -> list[str]:
-    """Ratios that fell below `FLOOR` of the committed ones, in lines. Only what both documents have is compared."""
+    """Ratios that fell below `FLOOR` of the committed ones, in lines; of one committed twice the later counts.
+
+    Only what both have is compared.
+    """
     before = {(one["work"], one["what"]): one for one in committed}
     found = []
     for one in fresh:

@@ -33,12 +33,12 @@ def peers(
     output: Annotated[Path | None, typer.Option(help="A folder to write DATE-peers.json, .md and .svg to.")] = None,
     against: Annotated[
         Path | None,
-        typer.Option(help="An earlier document, or a folder with some: fail where a ratio fell below 0.8 of it."),
+        typer.Option(help="An earlier document, or a folder with some: fail where a ratio fell below 0.8 of its last."),
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON document on standard output.")] = False,
 ) -> None:
     """Penstock, its peers and the limits by turns in one run, each in its own environment and process."""
-    from penstock.bench.campaign import WORKS, Sizes, goals_in, latest, run_campaign, write
+    from penstock.bench.campaign import WORKS, Sizes, goals_before, run_campaign, write
     from penstock.bench.candidates import chosen
     from penstock.bench.comparison import regressions, report
     from penstock.bench.peer_process import environment
@@ -51,12 +51,11 @@ def peers(
         candidates = chosen(candidate or [])
     except ValueError as error:
         console.fail(f"--candidate: {error}")
-    before = latest(against) if against is not None and against.is_dir() else against
     # All that could go wrong with a file, before an hour of work; the one to compare with may be one of today.
     try:
-        goals = None if before is None else goals_in(before)
+        committed = [] if against is None else goals_before(against)
     except (OSError, ValueError) as error:
-        console.fail(f"--against: {before}: {getattr(error, 'strerror', None) or error}")
+        console.fail(f"--against: {against}: {getattr(error, 'strerror', None) or error}")
     try:
         if output is not None:
             output.mkdir(parents=True, exist_ok=True)
@@ -80,7 +79,7 @@ def peers(
         document = run_campaign(
             console.settings(stack=False), broker, works, candidates, sizes, environment, console.note
         )
-    lines = [] if goals is None else regressions(document["goals"], goals)
+    lines = regressions(document["goals"], committed)
     if output is not None:
         for path in write(document, output, candidates):
             console.note(f"wrote {path}")
@@ -91,4 +90,4 @@ def peers(
     for line in lines:
         console.note(f"regression: {line}")
     if lines:
-        console.fail(f"{len(lines)} ratio(s) fell below those of {before}", code=1)
+        console.fail(f"{len(lines)} ratio(s) fell below those of {against}", code=1)

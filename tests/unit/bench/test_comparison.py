@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import xml.etree.ElementTree as ET
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from penstock.bench.campaign import goals_before
 from penstock.bench.chart import Bar, bars
 from penstock.bench.comparison import Goal, goals_of, goals_table, rates_table, ratios, regressions, report
 from penstock.bench.figures import Spread
@@ -52,6 +55,21 @@ def test_a_ratio_below_four_fifths_of_the_committed_one_is_a_regression() -> Non
 def test_milliseconds_and_works_without_a_counterpart_are_not_compared() -> None:
     assert regressions([goal(1.0, at_most=True, unit="ms")], [goal(9.0, at_most=True, unit="ms")]) == []
     assert regressions([goal(0.1, work="heavy")], [goal(1.0)]) == []
+
+
+def test_a_run_of_some_works_leaves_the_others_to_the_document_before(tmp_path: Path) -> None:
+    for name, goals in (
+        ("2026-01-01-peers.json", [goal(9.0), goal(1.0, work="heavy")]),
+        ("2026-01-02-peers.json", [goal(1.0)]),
+        ("2026-01-03-bulk.json", None),
+    ):
+        (tmp_path / name).write_text(json.dumps({"goals": goals}))
+    committed = goals_before(tmp_path)
+    assert regressions([goal(0.9), goal(0.9, work="heavy")], committed) == []
+    assert len(regressions([goal(0.7), goal(0.7, work="heavy")], committed)) == 2
+    assert goals_before(tmp_path / "2026-01-02-peers.json") == [goal(1.0)]
+    with pytest.raises(ValueError, match="no document"):
+        goals_before(tmp_path / "2026-01-03-bulk.json")
 
 
 def test_the_table_shows_medians_ends_ratios_and_who_is_out() -> None:

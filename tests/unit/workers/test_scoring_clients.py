@@ -11,7 +11,7 @@ from stream_workers.scoring_clients import ScoringClients
 
 
 @pytest.mark.parametrize("protocol", ["classic", "consumer"])
-@pytest.mark.parametrize("size", [1_000_000, 8 << 20, 16 << 20])
+@pytest.mark.parametrize("size", [1_000_000, 8 << 20, 16 << 20, 64 << 20])
 def test_a_size_of_records_that_is_set_for_all_clients_is_taken(protocol: str, size: int) -> None:
     kafka = KafkaSettings(group_protocol=protocol, properties={"message.max.bytes": str(size)})
     clients = ScoringClients(SimpleNamespace(group="g", consumer=kafka.consumer))
