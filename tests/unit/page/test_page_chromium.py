@@ -92,14 +92,20 @@ def test_every_page_opens_fits_and_draws_its_charts(
     assert problems == []
 
 
+def press(page: Page, key: str) -> None:
+    """Press a key once the page listens: its script runs when the document has been read to its end."""
+    page.wait_for_load_state()
+    page.keyboard.press(key)
+
+
 def test_the_keyboard_goes_to_every_page_and_asks_a_question(page: Page, url: str) -> None:
     page.goto(url)
     for number, name in enumerate(TABS, 1):
-        page.keyboard.press(str(number))
+        press(page, str(number))
         expect(page.locator("#tabs a[aria-current=page]")).to_contain_text(name)
-    page.keyboard.press("1")
+    press(page, "1")
     expect(page.locator("h1")).to_have_text("Overview")
-    page.keyboard.press("/")
+    press(page, "/")
     query = page.locator("#query")
     expect(query).to_be_focused()
     query.fill("SELECT variant, count() AS n FROM predictions WHERE variant != '' GROUP BY variant ORDER BY variant")
