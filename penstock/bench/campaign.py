@@ -141,15 +141,18 @@ def write(document: dict[str, Any], folder: Path, candidates: Sequence[Candidate
 def goals_before(place: Path) -> list[dict[str, Any]]:
     """The goals of a document that `write` wrote; of a folder those of all of its documents, the latest last.
 
-    A run may be of some works only. Raises OSError, and ValueError for a file that is none.
+    A run may be of some works only. Raises OSError, and ValueError, for a file that is none; both name it.
     """
     files = sorted(place.glob("*-peers.json")) if place.is_dir() else [place]
     return [goal for file in files for goal in _goals_in(file)]
 
 
 def _goals_in(file: Path) -> list[dict[str, Any]]:
-    document = json.loads(file.read_text())
+    try:
+        document = json.loads(file.read_text())
+    except ValueError as error:
+        raise ValueError(f"{file}: {error}") from error
     goals = document.get("goals") if isinstance(document, dict) else None
     if not isinstance(goals, list):
-        raise ValueError("it is no document of `penstock bench peers`")
+        raise ValueError(f"{file}: it is no document of `penstock bench peers`")
     return goals

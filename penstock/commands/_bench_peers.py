@@ -54,8 +54,10 @@ def peers(
     # All that could go wrong with a file, before an hour of work; the one to compare with may be one of today.
     try:
         committed = [] if against is None else goals_before(against)
-    except (OSError, ValueError) as error:
-        console.fail(f"--against: {against}: {getattr(error, 'strerror', None) or error}")
+    except OSError as error:
+        console.fail(f"--against: {error.filename}: {error.strerror}")
+    except ValueError as error:
+        console.fail(f"--against: {error}")
     try:
         if output is not None:
             output.mkdir(parents=True, exist_ok=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import xml.etree.ElementTree as ET
 from pathlib import Path
 from typing import Any
@@ -68,7 +69,11 @@ def test_a_run_of_some_works_leaves_the_others_to_the_document_before(tmp_path: 
     assert regressions([goal(0.9), goal(0.9, work="heavy")], committed) == []
     assert len(regressions([goal(0.7), goal(0.7, work="heavy")], committed)) == 2
     assert goals_before(tmp_path / "2026-01-02-peers.json") == [goal(1.0)]
-    with pytest.raises(ValueError, match="no document"):
+    broken = tmp_path / "2026-01-03-peers.json"
+    broken.write_text("{")
+    with pytest.raises(ValueError, match=re.escape(f"{broken}: Expecting")):
+        goals_before(tmp_path)
+    with pytest.raises(ValueError, match=r"2026-01-03-bulk\.json: it is no document"):
         goals_before(tmp_path / "2026-01-03-bulk.json")
 
 

@@ -12,7 +12,6 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from onnx_models import lookup
 from worker_pieces import bulk_part, requests
 
 from models.batching import BatchLimits, BatchPolicy
@@ -298,15 +297,6 @@ class Record:
         self._left -= units
         if self._left <= 0:
             self.done.set()
-
-
-@pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory) -> LoadedModel:
-    """Looks indices up in a table of two entries, and raises for any other."""
-    folder = tmp_path_factory.mktemp("lookup")
-    store = ModelStore(folder / "store")
-    store.add_onnx("m", "1", lookup(folder / "lookup.onnx"))
-    return LoadedModel.load(store, "m", "1", "cpu")
 
 
 @pytest.mark.parametrize("culprits", [{0}, {5}, {19}, {3, 4, 11}, set(range(20))], ids=lambda one: str(sorted(one)))
